@@ -1,0 +1,895 @@
+"""HTTP/1.0 and 1.1 over a byte stream: heads, bodies, chunk framing, trailers (RFC 9110, 9112).
+
+One HttpDecoder serves both directions of a connection, because a response's framing depends
+on its request.  Each direction walks this machine, fed with pieces cut anywhere:
+
+            start line       blank line
+    START ------------> HEAD -----------+-- no body -----------------------------> end
+      |  not HTTP                       +-- BODY (Content-Length) ---------------> end
+      v                                 +-- UNTIL_CLOSE ------------- finish ----> end
+    SEARCH: only a piece that           '-- SIZE -> CHUNK -> CHUNK_END -> SIZE ...
+      begins as a head can begin              '-- size 0 --> TRAILER ------------> end
+    TUNNEL: for good, after CONNECT or 101    (end: back to START)
+
+Every byte of the stream below is in exactly one unit.  Bytes are handed on where they lie; only
+a head or trailer that is cut by a piece's end is held (64 KiB at most).  Nothing is decoded:
+bodies keep their content coding.  Damage never raises; it is counted by reason.
+
+http.h reads the text; here are the machine, its limits and what Python sees of a head.
+The file is longer than most because a decoder is one file.
+"""
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memchr, memcpy, memmove
+
+from flowos.core.decoder cimport Decoder
+from flowos.core.unit cimport (FOS_UNIT_DECODER, FOS_UNIT_GAP, FOS_UNIT_INCOMPLETE, fos_sink,
+                               fos_unit)
+
+
+cdef extern from "http.h" nogil:
+    enum:
+        FOS_HTTP_HEAD
+        FOS_HTTP_CONNECT
+        FOS_HTTP_CORE
+        FOS_HTTP_METHOD_COUNT
+
+    ctypedef struct fos_http_name:
+        const char *text
+
+    const fos_http_name *fos_http_methods
+
+    ctypedef struct fos_http_start:
+        int value
+        uint8_t response
+        uint8_t is_1_1
+        uint8_t odd
+
+    ctypedef struct fos_http_framing:
+        uint64_t length
+        uint32_t fields
+        uint32_t bad_fields
+        uint8_t has_length
+        uint8_t bad_length
+        uint8_t conflict
+        uint8_t has_coding
+        uint8_t chunked
+
+    ctypedef struct fos_http_chunk:
+        uint64_t size
+        uint32_t n
+        uint8_t phase
+        uint8_t odd
+
+    enum fos_http_chunk_result:
+        FOS_HTTP_MORE
+        FOS_HTTP_DONE
+        FOS_HTTP_BAD
+        FOS_HTTP_LONG
+
+    bint fos_http_is_token(uint8_t c) noexcept
+    bint fos_http_may_start(const uint8_t *t, size_t n, bint strict) noexcept
+    bint fos_http_status_line(fos_http_start *s, const uint8_t *t, size_t n, bint strict) noexcept
+    bint fos_http_start_line(fos_http_start *s, const uint8_t *t, size_t n, bint strict) noexcept
+    size_t fos_http_head_end(const uint8_t *t, size_t n) noexcept
+    bint fos_http_ends_blank(const uint8_t *t, size_t n) noexcept
+    void fos_http_fields(fos_http_framing *f, const uint8_t *t, size_t n) noexcept
+    fos_http_chunk_result fos_http_chunk_line(fos_http_chunk *k, const uint8_t *p, size_t n,
+                                              size_t *used) noexcept
+
+cdef enum:
+    K_REQUEST = FOS_UNIT_DECODER
+    K_RESPONSE
+    K_BODY
+    K_FRAMING
+    K_TRAILER
+    K_END
+    K_OTHER
+
+REQUEST, RESPONSE, BODY, FRAMING, TRAILER, END, OTHER = range(K_REQUEST, K_OTHER + 1)
+KINDS = {REQUEST: "request", RESPONSE: "response", BODY: "body", FRAMING: "framing",
+         TRAILER: "trailer", END: "end", OTHER: "other", FOS_UNIT_GAP: "gap"}
+
+# A request unit's value is the method's place here, 0 for a method of another name.
+METHODS = tuple(fos_http_methods[_i].text.decode() for _i in range(FOS_HTTP_METHOD_COUNT))
+
+cdef enum:
+    HEAD_MAX = 65536     # bytes of a head, and of a trailer: what common servers allow at most
+    FIELD_MAX = 256      # fields in a head
+    PENDING_MAX = 1024   # unanswered HEAD and CONNECT requests that are remembered
+    PROBE_BYTES = 64
+    M_UNKNOWN = -1       # the request was not seen yet
+
+cdef enum:
+    R_NOT_HTTP, R_RESYNC, R_HEAD_TOO_LARGE, R_TOO_MANY_FIELDS, R_BAD_FIELD, R_ODD_REQUEST_LINE
+    R_BAD_LENGTH, R_CONFLICTING_LENGTHS, R_LENGTH_AND_CHUNKED, R_CHUNKED_IN_1_0, R_BAD_CODING
+    R_BAD_CHUNK, R_ODD_CHUNK, R_CHUNK_LINE_TOO_LONG, R_TRAILER_TOO_LARGE
+    R_GAP_IN_HEAD, R_GAP_IN_FRAMING, R_GAP_PAST_MESSAGE
+    R_RESPONSE_FIRST, R_PENDING_OVERFLOW
+    R_COUNT
+
+REASONS = {
+    "not_http": "bytes where a message should begin that no message begins with",
+    "resync": "messages found again after bytes that were not HTTP, or a gap",
+    "head_too_large": "heads of more than 64 KiB, passed on as other",
+    "too_many_fields": "heads of more than 256 fields, passed on as other",
+    "bad_field": "head lines without a colon, or with space before it (RFC 9112 section 5.1)",
+    "odd_request_line": "request lines without a proper version, taken for their known method",
+    "bad_length": "messages whose Content-Length is no number",
+    "conflicting_lengths": "messages with Content-Lengths that differ; the last one was followed",
+    "length_and_chunked": "messages with Content-Length and Transfer-Encoding; the latter ruled",
+    "chunked_in_1_0": "HTTP/1.0 messages with a Transfer-Encoding, which was followed",
+    "bad_coding": "requests whose Transfer-Encoding does not end in chunked",
+    "bad_chunk": "chunked bodies given up because their framing is damaged",
+    "odd_chunk": "chunk-size lines with space or a bare CR in front, taken all the same",
+    "chunk_line_too_long": "chunked bodies given up over a size line of more than 4 KiB",
+    "trailer_too_large": "trailers of more than 64 KiB, passed on as other",
+    "gap_in_head": "heads cut by a gap",
+    "gap_in_framing": "chunked bodies given up because a gap swallowed framing",
+    "gap_past_message": "messages whose end lies inside a gap",
+    "response_first": "responses framed before their request was seen",
+    "pending_overflow": "HEAD and CONNECT requests forgotten because too many were unanswered",
+}
+cdef tuple REASON_NAMES = tuple(REASONS)
+assert len(REASON_NAMES) == R_COUNT
+
+cdef enum:
+    S_START, S_HEAD, S_BODY, S_UNTIL_CLOSE, S_SIZE, S_CHUNK, S_CHUNK_END, S_TRAILER
+    S_ENDING             # the message is over; `end` is due at the direction's next call
+    S_SEARCH, S_TUNNEL
+    S_NO_BODY, S_UNFRAMED    # outcomes of framing, not states a side rests in
+
+
+cdef struct Side:             # one direction; written by its own calls, but for what `peer.` sets
+    uint64_t off              # bytes of the http stream emitted
+    uint64_t left             # body or chunk bytes still to come
+    uint64_t body             # body bytes of this message so far
+    uint64_t requests         # requests begun
+    uint64_t answers          # final responses begun: response i answers the peer's request i
+    uint64_t tunnel_at        # a tunnel begins after this many requests; 0: none
+    uint64_t held_at          # offset below of held[0]
+    uint8_t *held             # a start line, head or trailer that a piece's end cut
+    uint32_t held_n
+    uint32_t held_room
+    uint32_t held_old         # bytes of `held` that came before the piece in hand
+    uint32_t message          # messages begun
+    uint32_t pending_n
+    uint32_t pending_room
+    uint64_t *pending         # unanswered requests: index * 2 + (1 for CONNECT, 0 for HEAD)
+    fos_http_start start      # the start line of the message in hand
+    fos_http_chunk chunk      # the chunk-size line in hand
+    uint8_t state
+    uint8_t strict            # only what can only be a head is taken for one
+    uint8_t broken            # a gap lies in the message
+    uint8_t unsure            # a response framed before its request was seen
+    uint8_t tunnel_next       # this message's end begins the tunnel
+    uint8_t behind_cr         # CHUNK_END: the CR came
+
+
+cdef struct Piece:
+    const uint8_t *data
+    size_t n
+    size_t at                 # data[:at] is done
+    uint64_t offset           # of data[0] in the stream below
+    int64_t ts
+    fos_sink *sink
+
+
+# ------------------------------------------------------------------ emitting and holding
+
+cdef int put(Side *s, Piece *p, int kind, uint64_t start, uint64_t n, const uint8_t *data,
+             int64_t value, int flags, uint32_t message) noexcept nogil:
+    """Emit one unit of n bytes at `start` of the stream below; `data` may be NULL."""
+    cdef fos_unit u
+    u.off = s.off
+    u.len = n
+    u.ts = p.ts
+    u.kind = kind
+    u.flags = flags
+    u.message = message
+    u.start = start
+    u.end = start + n
+    u.bytes = data
+    u.value = value
+    s.off += n
+    return p.sink.emit(p.sink, &u, data, n if data != NULL else 0)
+
+
+cdef int hold(Side *s, Piece *p, size_t n) noexcept nogil:
+    """Move the piece's next n bytes, at most HEAD_MAX in all, to `held`."""
+    cdef uint32_t room
+    cdef void *more
+    if s.held_n + n > s.held_room:
+        room = 256
+        while room < s.held_n + n:
+            room *= 2
+        more = realloc(s.held, room)
+        if more == NULL:
+            return -1
+        s.held = <uint8_t *>more
+        s.held_room = room
+    if s.held_n == 0:
+        s.held_at = p.offset + p.at
+    memcpy(s.held + s.held_n, p.data + p.at, n)
+    s.held_n += <uint32_t>n
+    p.at += n
+    return 0
+
+
+cdef void let_go(Side *s) noexcept nogil:
+    free(s.held)
+    s.held = NULL
+    s.held_n = s.held_room = s.held_old = 0
+
+
+cdef int put_held(Side *s, Piece *p, int kind, int flags, uint32_t message) noexcept nogil:
+    """Emit what is held, if anything, as one unit."""
+    cdef int result = 0
+    if s.held_n:
+        result = put(s, p, kind, s.held_at, s.held_n, s.held,
+                     s.start.value if kind <= K_RESPONSE else 0, flags, message)
+        let_go(s)
+    return result
+
+
+cdef inline uint64_t here(Piece *p) noexcept nogil:
+    return p.offset + p.at
+
+
+cdef inline size_t line_left(Piece *p, bint *whole) noexcept nogil:
+    """The bytes up to and with the next LF, or all that is left of the piece."""
+    cdef const uint8_t *lf = <const uint8_t *>memchr(p.data + p.at, 10, p.n - p.at)
+    whole[0] = lf != NULL
+    return p.n - p.at if lf == NULL else lf + 1 - (p.data + p.at)
+
+
+cdef int put_rest(Side *s, Piece *p) noexcept nogil:
+    """Pass the rest of the piece on as other."""
+    cdef size_t at = p.at
+    if at == p.n:
+        return 0
+    p.at = p.n
+    return put(s, p, K_OTHER, p.offset + at, p.n - at, p.data + at, 0, 0, s.message)
+
+
+# ------------------------------------------------------------------ the decoder
+
+cdef class HttpDecoder(Decoder):
+    """Decode both directions of one HTTP/1 connection (RFC 9112).
+
+    Units, by `KINDS`; `message` counts the messages of a direction from 0:
+    request, response   a head in one piece, blank line included; value: place in METHODS, or the
+                        status; incomplete: the head is cut after its start line
+    body                body bytes as they come, without chunk framing; value: offset in the body
+    framing             chunk-size lines, the line ends behind chunks, blank lines before a message
+    trailer             trailer fields in one piece, blank line included
+    end                 empty, one per message; value: body bytes; incomplete: bytes are missing
+    other               what is not HTTP: a tunnel, an upgraded protocol, garbage
+    gap                 bytes that the capture lacks
+
+    >>> head = HttpDecoder().describe(REQUEST, b"GET /a HTTP/1.1\\r\\nHost: b.example\\r\\n\\r\\n")
+    >>> head.method, head.uri, head.host
+    ('GET', '/a', 'b.example')
+    """
+
+    name = "http"
+    over = ("tcp", "sctp")
+    kinds = KINDS
+
+    cdef Side side[2]
+    cdef uint32_t reasons[R_COUNT]
+
+    def __dealloc__(self):
+        cdef int i
+        for i in range(2):
+            free(self.side[i].held)
+            free(self.side[i].pending)
+
+    @property
+    def counters(self):
+        """How often each reason of REASONS was met: {name: count}, without the zeros."""
+        return {REASON_NAMES[i]: self.reasons[i] for i in range(R_COUNT) if self.reasons[i]}
+
+    @property
+    def unsynced(self):
+        """Whether a direction looks for the next head after a gap or bytes that are not HTTP."""
+        return self.side[0].state == S_SEARCH or self.side[1].state == S_SEARCH
+
+    @staticmethod
+    def probe(data, direction, port):
+        """Say whether a stream's first bytes begin an HTTP message; None asks for more.
+
+        >>> HttpDecoder.probe(b"GET / HTTP/1.1\\r\\n", 0, 80)
+        True
+        >>> HttpDecoder.probe(b"OPTIONS rtsp://a/b RTSP/1.0\\r\\n", 0, 554)
+        False
+        >>> HttpDecoder.probe(b"PO", 0, 80) is None
+        True
+        """
+        return probe_start(bytes(data[:PROBE_BYTES]))
+
+    def describe(self, int kind, bytes data):
+        """Give the HttpHead of a head, the (name, value) list of a trailer, else None."""
+        if kind == K_REQUEST or kind == K_RESPONSE:
+            return parse_head(data)
+        if kind == K_TRAILER:
+            return parse_fields(data.split(b"\n"))
+        return None
+
+    # -- the three calls of the core
+
+    cdef int feed(self, int direction, const uint8_t *data, size_t n, uint64_t offset,
+                  int64_t ts, fos_sink *sink) except -1 nogil:
+        cdef Piece p = Piece(data, n, 0, offset, ts, sink)
+        cdef Side *s = &self.side[direction & 1]
+        if n == 0:
+            return 0
+        if s.state == S_SEARCH:
+            s.state = S_START
+            s.strict = True
+        s.held_old = s.held_n
+        if self.run(s, &p) < 0:
+            with gil:
+                raise MemoryError("no memory for an HTTP unit")
+        return 0
+
+    cdef int gap(self, int direction, uint64_t offset, uint64_t length,
+                 int64_t ts, fos_sink *sink) except -1 nogil:
+        cdef Piece p = Piece(NULL, 0, 0, offset, ts, sink)
+        if length and self.miss(&self.side[direction & 1], &p, length) < 0:
+            with gil:
+                raise MemoryError("no memory for an HTTP unit")
+        return 0
+
+    cdef int finish(self, int direction, uint64_t offset, int64_t ts,
+                    fos_sink *sink) except -1 nogil:
+        cdef Piece p = Piece(NULL, 0, 0, offset, ts, sink)
+        cdef Side *s = &self.side[direction & 1]
+        cdef int flags = FOS_UNIT_INCOMPLETE
+        if s.state == S_ENDING or s.state == S_UNTIL_CLOSE or s.state == S_TRAILER and not s.held_n:
+            flags = 0               # the last chunk was seen: RFC 9112 section 8
+        if self.cut(s, &p, flags) < 0:
+            with gil:
+                raise MemoryError("no memory for an HTTP unit")
+        return 0
+
+    # -- the machine: each returns 0, or -1 without memory
+
+    cdef inline Side *peer(self, Side *s) noexcept nogil:
+        return &self.side[s == &self.side[0]]
+
+    cdef int run(self, Side *s, Piece *p) noexcept nogil:
+        cdef int result = 0
+        while result == 0:
+            if s.state == S_ENDING:
+                result = self.end(s, p, here(p), 0)
+            elif p.at == p.n:
+                break
+            elif s.state == S_BODY or s.state == S_CHUNK or s.state == S_UNTIL_CLOSE:
+                result = self.take_body(s, p)
+            elif s.state == S_SIZE or s.state == S_CHUNK_END:
+                result = self.take_framing(s, p)
+            elif s.state == S_START:
+                result = self.take_start(s, p)
+            elif s.state == S_HEAD:
+                result = self.take_head(s, p)
+            elif s.state == S_TRAILER:
+                result = self.take_trailer(s, p)
+            else:                                   # a tunnel, or nothing found in this piece
+                result = put_held(s, p, K_OTHER, 0, s.message)
+                if result == 0:
+                    result = put_rest(s, p)
+        return result
+
+    cdef int take_start(self, Side *s, Piece *p) noexcept nogil:
+        """START: read the start line, or find that this is not HTTP as early as may be."""
+        cdef size_t n, at = p.at
+        cdef bint whole
+        cdef const uint8_t *text
+        if s.held_n == 0 and not s.strict:
+            while at < p.n and (p.data[at] == 13 or p.data[at] == 10):
+                at += 1
+            if at > p.at:
+                n = at - p.at
+                p.at = at
+                return put(s, p, K_FRAMING, p.offset + at - n, n, p.data + at - n, 0, 0, s.message)
+        n = line_left(p, &whole)
+        if s.held_n + n > HEAD_MAX:
+            return self.give_up(s, p, R_HEAD_TOO_LARGE)
+        text = p.data + p.at
+        if s.held_n or not whole:
+            if not s.held_n and not fos_http_may_start(text, n, s.strict):
+                return self.give_up(s, p, R_NOT_HTTP)
+            if hold(s, p, n) < 0:
+                return -1
+            text = s.held
+            n = s.held_n
+        if whole and fos_http_start_line(&s.start, text, n, s.strict):
+            s.state = S_HEAD
+            return 0
+        if whole or not fos_http_may_start(text, n, s.strict):
+            return self.give_up(s, p, R_NOT_HTTP)
+        return 0
+
+    cdef int take_head(self, Side *s, Piece *p) noexcept nogil:
+        """HEAD: find the blank line; the head is used where it lies unless pieces cut it."""
+        cdef size_t n, room = p.n - p.at
+        cdef bint whole
+        if s.held_n == 0:
+            n = fos_http_head_end(p.data + p.at, room)
+            if n > HEAD_MAX or n == 0 and room > HEAD_MAX:
+                return self.give_up(s, p, R_HEAD_TOO_LARGE)
+            if n == 0:
+                return hold(s, p, room)
+            return self.head(s, p, p.data + p.at, n)
+        while p.at < p.n:
+            n = line_left(p, &whole)
+            if s.held_n + n > HEAD_MAX:
+                return self.give_up(s, p, R_HEAD_TOO_LARGE)
+            if hold(s, p, n) < 0:
+                return -1
+            if whole and fos_http_ends_blank(s.held, s.held_n):
+                return self.head(s, p, s.held, s.held_n)
+        return 0
+
+    cdef int head(self, Side *s, Piece *p, const uint8_t *text, size_t n) noexcept nogil:
+        """Take a whole head: at p.at, or held with p.at behind it."""
+        cdef fos_http_framing f
+        cdef int next_state, result
+        fos_http_fields(&f, text, n)
+        if f.fields > FIELD_MAX:
+            return self.give_up(s, p, R_TOO_MANY_FIELDS)
+        self.reasons[R_BAD_FIELD] += f.bad_fields
+        self.reasons[R_ODD_REQUEST_LINE] += s.start.odd
+        self.reasons[R_RESYNC] += s.strict
+        next_state = self.frame(s, self.peer(s), &f)
+        if s.held_n:
+            result = put_held(s, p, K_REQUEST + s.start.response, 0, s.message)
+        else:
+            result = put(s, p, K_REQUEST + s.start.response, here(p), n, text, s.start.value, 0,
+                         s.message)
+            p.at += n
+        s.message += 1
+        if result < 0:
+            return -1
+        if next_state == S_NO_BODY:
+            return self.end(s, p, here(p), 0)
+        if next_state == S_UNFRAMED:
+            result = self.end(s, p, here(p), FOS_UNIT_INCOMPLETE)
+            s.strict = s.state == S_START
+            return result
+        s.state = next_state
+        s.left = f.length if next_state == S_BODY else 0
+        s.chunk = fos_http_chunk(0, 0, 0, 0)
+        return 0
+
+    cdef int frame(self, Side *s, Side *peer, fos_http_framing *f) noexcept nogil:
+        """Decide how the message's body is framed: RFC 9112 section 6.3, rule by rule."""
+        cdef bint request = not s.start.response
+        cdef int method
+        if request:
+            self.ask(s, peer)
+        elif s.start.value < 200:
+            if s.start.value == 101:
+                self.open_tunnel(s, peer, s.answers)
+                s.answers += 1
+            return S_NO_BODY
+        else:
+            method = self.answer(s, peer)
+            if method == FOS_HTTP_HEAD or s.start.value == 204 or s.start.value == 304:
+                return S_NO_BODY
+            if method == FOS_HTTP_CONNECT and s.start.value < 300:
+                self.open_tunnel(s, peer, s.answers - 1)
+                return S_NO_BODY
+        if f.has_coding:
+            self.reasons[R_LENGTH_AND_CHUNKED] += f.has_length or f.bad_length
+            self.reasons[R_CHUNKED_IN_1_0] += not s.start.is_1_1
+            if f.chunked:
+                return S_SIZE
+            if request:
+                self.reasons[R_BAD_CODING] += 1
+                return S_UNFRAMED
+            return S_UNTIL_CLOSE
+        if f.bad_length:
+            self.reasons[R_BAD_LENGTH] += 1
+            return S_UNFRAMED if request else S_UNTIL_CLOSE
+        if f.has_length:
+            self.reasons[R_CONFLICTING_LENGTHS] += f.conflict
+            return S_BODY if f.length else S_NO_BODY
+        return S_NO_BODY if request else S_UNTIL_CLOSE
+
+    cdef void ask(self, Side *s, Side *peer) noexcept nogil:
+        """A request begins: give it its number, and remember what frames its response."""
+        cdef uint64_t index
+        cdef bint waiting
+        cdef void *more
+        if s.strict and s.requests < peer.answers:
+            s.requests = peer.answers       # requests were lost; the next answer is this one's
+        index = s.requests
+        s.requests += 1
+        if s.start.value != FOS_HTTP_HEAD and s.start.value != FOS_HTTP_CONNECT:
+            return
+        if index >= peer.answers:
+            if s.pending_n == PENDING_MAX:
+                self.reasons[R_PENDING_OVERFLOW] += 1
+                return
+            if s.pending_n == s.pending_room:
+                more = realloc(s.pending, (s.pending_room * 2 + 4) * sizeof(uint64_t))
+                if more == NULL:
+                    self.reasons[R_PENDING_OVERFLOW] += 1
+                    return
+                s.pending = <uint64_t *>more
+                s.pending_room = s.pending_room * 2 + 4
+            s.pending[s.pending_n] = index * 2 + (s.start.value == FOS_HTTP_CONNECT)
+            s.pending_n += 1
+            return
+        # The response came first.  While nothing of its supposed body came, it can be put right.
+        waiting = peer.state == S_BODY or peer.state == S_UNTIL_CLOSE \
+            or peer.state == S_SIZE and peer.chunk.n == 0
+        if not (peer.unsure and waiting and peer.body == 0 and index + 1 == peer.answers):
+            return
+        if s.start.value == FOS_HTTP_HEAD:
+            peer.state = S_ENDING
+        elif peer.start.value < 300:
+            peer.state = S_ENDING
+            peer.tunnel_next = True
+            s.tunnel_at = index + 1
+
+    cdef int answer(self, Side *s, Side *peer) noexcept nogil:
+        """A final response begins: the method of its request, or M_UNKNOWN."""
+        cdef uint64_t index
+        cdef uint32_t gone = 0
+        cdef int method = 0
+        if s.strict and peer.requests > s.answers + 1:
+            s.answers = peer.requests - 1   # responses were lost; this is the last request's
+        index = s.answers
+        s.answers += 1
+        if index >= peer.requests:
+            self.reasons[R_RESPONSE_FIRST] += 1
+            s.unsure = True
+            return M_UNKNOWN
+        while gone < peer.pending_n and peer.pending[gone] >> 1 <= index:
+            if peer.pending[gone] >> 1 == index:
+                method = FOS_HTTP_CONNECT if peer.pending[gone] & 1 else FOS_HTTP_HEAD
+            gone += 1
+        if gone:
+            peer.pending_n -= gone
+            memmove(peer.pending, peer.pending + gone, peer.pending_n * sizeof(uint64_t))
+        return method
+
+    cdef void open_tunnel(self, Side *s, Side *peer, uint64_t index) noexcept nogil:
+        """Response number `index`, on `s`, ends HTTP in both directions."""
+        s.tunnel_next = True
+        peer.tunnel_at = index + 1
+        if peer.state == S_SEARCH or peer.state == S_START and peer.requests >= peer.tunnel_at:
+            peer.state = S_TUNNEL
+
+    cdef int end(self, Side *s, Piece *p, uint64_t at, int flags) noexcept nogil:
+        """The message ends at offset `at` of the stream below."""
+        cdef uint64_t body = s.body
+        s.state = S_START
+        if s.tunnel_next or s.tunnel_at and s.requests >= s.tunnel_at:
+            s.state = S_TUNNEL
+        if s.broken:
+            flags = FOS_UNIT_INCOMPLETE
+        s.body = 0
+        s.strict = s.broken = s.unsure = False
+        return put(s, p, K_END, at, 0, NULL, <int64_t>body, flags, s.message - 1)
+
+    cdef int take_body(self, Side *s, Piece *p) noexcept nogil:
+        cdef size_t n = p.n - p.at, at = p.at
+        if s.state != S_UNTIL_CLOSE:
+            if n > s.left:
+                n = <size_t>s.left
+            s.left -= n
+        p.at += n
+        s.body += n
+        if put(s, p, K_BODY, p.offset + at, n, p.data + at, <int64_t>(s.body - n), 0,
+               s.message - 1) < 0:
+            return -1
+        if s.left == 0 and s.state == S_BODY:
+            return self.end(s, p, here(p), 0)
+        if s.left == 0 and s.state == S_CHUNK:
+            s.state = S_CHUNK_END
+            s.behind_cr = False
+        return 0
+
+    cdef int take_framing(self, Side *s, Piece *p) noexcept nogil:
+        """SIZE and CHUNK_END: step over line ends and size lines."""
+        cdef size_t mark = p.at, used
+        cdef uint8_t c
+        cdef int reason = -1
+        cdef fos_http_chunk_result result = FOS_HTTP_MORE
+        while p.at < p.n and reason < 0 and result != FOS_HTTP_DONE:
+            if s.state == S_CHUNK_END:
+                c = p.data[p.at]
+                if c == 13 and not s.behind_cr:
+                    s.behind_cr = True
+                elif c == 10:
+                    s.state = S_SIZE
+                    s.chunk = fos_http_chunk(0, 0, 0, 0)
+                else:
+                    reason = R_BAD_CHUNK
+                    break
+                p.at += 1
+                continue
+            result = fos_http_chunk_line(&s.chunk, p.data + p.at, p.n - p.at, &used)
+            p.at += used
+            if result == FOS_HTTP_BAD:
+                reason = R_BAD_CHUNK
+            elif result == FOS_HTTP_LONG:
+                reason = R_CHUNK_LINE_TOO_LONG
+        if result == FOS_HTTP_DONE:
+            self.reasons[R_ODD_CHUNK] += s.chunk.odd
+            s.left = s.chunk.size
+            s.state = S_CHUNK
+            if s.left == 0:                     # mostly the blank line follows at once
+                s.state = S_TRAILER
+                used = p.n - p.at
+                if used and p.data[p.at] == 10:
+                    p.at += 1
+                    s.state = S_ENDING
+                elif used > 1 and p.data[p.at] == 13 and p.data[p.at + 1] == 10:
+                    p.at += 2
+                    s.state = S_ENDING
+        if p.at > mark and put(s, p, K_FRAMING, p.offset + mark, p.at - mark, p.data + mark, 0, 0,
+                               s.message - 1) < 0:
+            return -1
+        return self.abandon(s, p, reason) if reason >= 0 else 0
+
+    cdef int take_trailer(self, Side *s, Piece *p) noexcept nogil:
+        """TRAILER: lines up to a blank one; a blank line alone is framing."""
+        cdef size_t n
+        cdef bint whole
+        while p.at < p.n:
+            n = line_left(p, &whole)
+            if s.held_n + n > HEAD_MAX:
+                return self.abandon(s, p, R_TRAILER_TOO_LARGE)
+            if hold(s, p, n) < 0:
+                return -1
+            if not whole:
+                return 0
+            if s.held_n == 1 or s.held_n == 2 and s.held[0] == 13:
+                if put_held(s, p, K_FRAMING, 0, s.message - 1) < 0:
+                    return -1
+                return self.end(s, p, here(p), 0)
+            if fos_http_ends_blank(s.held, s.held_n):
+                if put_held(s, p, K_TRAILER, 0, s.message - 1) < 0:
+                    return -1
+                return self.end(s, p, here(p), 0)
+        return 0
+
+    # -- damage
+
+    cdef int give_up(self, Side *s, Piece *p, int reason) noexcept nogil:
+        """No head begins where one should.  This piece's own start gets a second, strict look."""
+        self.reasons[reason] += not s.strict
+        if s.state == S_HEAD:               # its start line was good: the peer will answer it
+            self.pair(s)
+        s.state = S_SEARCH
+        if s.held_n == 0:
+            return 0
+        s.state = S_START
+        s.strict = True
+        s.held_n = s.held_old
+        p.at = 0
+        return put_held(s, p, K_OTHER, 0, s.message)
+
+    cdef int abandon(self, Side *s, Piece *p, int reason) noexcept nogil:
+        """The framing of the body is lost: end the message and look for the next head."""
+        cdef uint64_t at = s.held_at if s.held_n else here(p)
+        self.reasons[reason] += 1
+        if self.end(s, p, at, FOS_UNIT_INCOMPLETE) < 0:
+            return -1
+        if s.state == S_START:
+            s.state = S_SEARCH
+        return 0
+
+    cdef int cut(self, Side *s, Piece *p, int flags) noexcept nogil:
+        """The direction ends here, or what follows is lost: emit what there is of the message."""
+        cdef int kind = K_TRAILER
+        if s.state == S_START or s.state == S_SEARCH or s.state == S_TUNNEL:
+            return put_held(s, p, K_OTHER, flags, s.message)
+        if s.state == S_HEAD:
+            self.pair(s)
+            s.message += 1
+            kind = K_REQUEST + s.start.response
+        if put_held(s, p, kind, flags, s.message - 1) < 0:
+            return -1
+        return self.end(s, p, here(p), flags)
+
+    cdef void pair(self, Side *s) noexcept nogil:
+        """Count a message whose head was not taken whole."""
+        if not s.start.response:
+            self.ask(s, self.peer(s))
+        elif s.start.value >= 200:
+            self.answer(s, self.peer(s))
+
+    cdef int miss(self, Side *s, Piece *p, uint64_t length) noexcept nogil:
+        """Bytes will never come.  Framing outlives a gap that lies inside a body."""
+        cdef uint64_t inside = 0
+        if s.state == S_ENDING and self.end(s, p, here(p), 0) < 0:
+            return -1
+        if s.state == S_BODY or s.state == S_CHUNK or s.state == S_UNTIL_CLOSE:
+            inside = length if s.state == S_UNTIL_CLOSE or length < s.left else s.left
+            s.broken = True
+            if self.put_gap(s, p, inside, s.message - 1) < 0:
+                return -1
+            if s.state == S_UNTIL_CLOSE:
+                return 0
+            s.left -= inside
+            if inside == length and s.left:
+                return 0
+            if inside == length and s.state == S_CHUNK:
+                s.state = S_CHUNK_END
+                s.behind_cr = False
+                return 0
+            if inside == length:
+                return self.end(s, p, here(p), 0)
+            self.reasons[R_GAP_PAST_MESSAGE] += 1
+        elif s.state == S_HEAD:
+            self.reasons[R_GAP_IN_HEAD] += 1
+        elif s.state == S_SIZE or s.state == S_CHUNK_END or s.state == S_TRAILER:
+            self.reasons[R_GAP_IN_FRAMING] += 1
+        if self.cut(s, p, FOS_UNIT_INCOMPLETE) < 0:
+            return -1
+        if s.state == S_START:
+            s.state = S_SEARCH
+        return self.put_gap(s, p, length - inside, s.message)
+
+    cdef int put_gap(self, Side *s, Piece *p, uint64_t n, uint32_t message) noexcept nogil:
+        cdef uint64_t start = p.offset
+        p.offset += n
+        return put(s, p, FOS_UNIT_GAP, start, n, NULL, 0, 0, message)
+
+
+# ------------------------------------------------------------------ the view that Python gets
+
+cdef object probe_start(bytes data):
+    cdef fos_http_start start
+    cdef bytes text = data.lstrip(b"\r\n")
+    cdef Py_ssize_t n = len(text), lf = text.find(b"\n")
+    if lf < 0:
+        if n and not fos_http_may_start(text, n, False):
+            return False
+        if n > 12 and text.startswith(b"HTTP/"):
+            return fos_http_status_line(&start, text, n, False)
+        if len(data) < PROBE_BYTES:
+            return None
+        return fos_http_may_start(text, n, True) and text.isascii() and text.decode().isprintable()
+    if not fos_http_start_line(&start, text, lf + 1, False):
+        return False
+    if start.response or not start.odd:
+        return True
+    target = text[:lf].split()[1:2]         # no version: HTTP/0.9 and scanners, not IMAP or SIP
+    if not target:
+        return start.value <= FOS_HTTP_CORE
+    return target[0].startswith((b"/", b"*", b"http", b"HTTP/"))
+
+
+cdef list parse_fields(list lines):
+    """(name, value) of each field up to a blank line; a folded value is joined by a space."""
+    cdef list fields = []
+    cdef bytes line, name, value
+    cdef bint good = False
+    for line in lines:
+        line = line.rstrip(b"\r")
+        if not line:
+            break
+        if line[0] == 32 or line[0] == 9:
+            if good:
+                name, value = fields[len(fields) - 1]
+                fields[len(fields) - 1] = name, (value + b" " + line.strip()).strip()
+            continue
+        name, colon, value = line.partition(b":")
+        good = colon and name and fos_http_is_token(name[0])
+        if good:
+            fields.append((name.rstrip(b" \t"), value.strip(b" \t")))
+    return fields
+
+
+cdef class HttpHead:
+    """A request's or response's head, read-only; text is Latin-1, fields are bytes as sent.
+
+    kind      "request" or "response"
+    version   "HTTP/1.1", or "" where a request has none
+    method, uri      of a request, else None
+    status, reason   of a response, else None
+    headers   list of (name, value), in order; folded values are joined
+    """
+
+    cdef readonly str kind, version, method, uri, reason
+    cdef readonly object status
+    cdef readonly list headers
+
+    def get(self, name, default=None):
+        """Give the value of the first field of that name (any case), as bytes."""
+        cdef bytes wanted = (name.encode("latin-1") if isinstance(name, str) else name).lower()
+        for key, value in self.headers:
+            if (<bytes>key).lower() == wanted:
+                return value
+        return default
+
+    cdef str text(self, bytes name):
+        value = self.get(name)
+        return None if value is None else (<bytes>value).decode("latin-1")
+
+    @property
+    def host(self):
+        """The Host field, or None."""
+        return self.text(b"host")
+
+    @property
+    def content_length(self):
+        """What the first Content-Length says, or None where there is none or it is no number.
+
+        Where several differ, framing follows the last (reason "conflicting_lengths").
+        """
+        value = self.get(b"content-length")
+        if value is None:
+            return None
+        value = value.split(b",")[0].strip()
+        return int(value) if value.isdigit() and len(value) <= 18 else None
+
+    @property
+    def transfer_encoding(self):
+        """The Transfer-Encoding fields joined by commas, or None."""
+        values = [v for k, v in self.headers if (<bytes>k).lower() == b"transfer-encoding"]
+        return b", ".join(values).decode("latin-1") if values else None
+
+    @property
+    def content_encoding(self):
+        """The Content-Encoding field, or None."""
+        return self.text(b"content-encoding")
+
+    @property
+    def upgrade(self):
+        """The Upgrade field, or None."""
+        return self.text(b"upgrade")
+
+    @property
+    def chunked(self):
+        """Whether the last transfer coding is chunked."""
+        last = ""
+        for coding in (self.transfer_encoding or "").lower().split(","):
+            coding = coding.partition(";")[0].strip()
+            if coding and coding != "identity":
+                last = coding
+        return last == "chunked"
+
+    def __repr__(self):
+        if self.kind == "request":
+            return f"<HttpHead {self.method} {self.uri} {self.version}>"
+        return f"<HttpHead {self.version} {self.status} {self.reason}>"
+
+
+def parse_head(data):
+    """Parse the bytes of one head into an HttpHead; None when they begin with no start line.
+
+    >>> parse_head(b"HTTP/1.1 404 Not Found\r\nContent-Length: 3\r\n\r\n").content_length
+    3
+    """
+    cdef fos_http_start start
+    cdef list lines = bytes(data).lstrip(b"\r\n").split(b"\n")
+    cdef bytes line = lines[0].rstrip(b"\r") + b"\n"
+    if not fos_http_start_line(&start, line, len(line), False):
+        return None
+    cdef HttpHead head = HttpHead.__new__(HttpHead)
+    cdef list words = line.split(None, 2)
+    line = line.strip()
+    if start.response:
+        head.kind = "response"
+        head.version = words[0].decode("latin-1")
+        head.status = start.value
+        head.reason = words[2].strip().decode("latin-1") if len(words) > 2 else ""
+    else:
+        head.kind = "request"
+        head.method = words[0].decode("latin-1")
+        line = line[len(words[0]):].strip()
+        head.version = ""
+        if len(words) > 2:
+            line, version = line.rsplit(None, 1)
+            head.version = version.decode("latin-1")
+        head.uri = line.decode("latin-1")
+    head.headers = parse_fields(lines[1:])
+    return head

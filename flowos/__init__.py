@@ -1,0 +1,29 @@
+"""FlowOS: network traffic as flows.
+
+    import flowos
+
+    class Count(flowos.Module):
+        protocol, total = "tcp", 0
+        def process(self, window):
+            self.total += window.length
+
+    engine = flowos.Engine()
+    engine.add_port("traffic.pcap")
+    engine.attach(Count())
+    engine.run()
+"""
+from flowos._version import __version__
+from flowos.config import Config
+from flowos.core.connection import Connection, Direction, Endpoint
+from flowos.core.errors import CaptureError, DecoderError, FlowOSError, LimitError, StaleError, UsageError
+from flowos.core.window import ROW, DataUnit, Window
+from flowos.core.journal import FlowWindow
+from flowos.engine import Engine, Flow
+from flowos.module import RDONLY, RDWR, Module
+from flowos.registry import decoders, get_decoder, register_decoder, unregister_decoder
+
+__all__ = [
+    "CaptureError", "Config", "Connection", "DataUnit", "DecoderError", "Direction", "Endpoint", "Engine", "Flow",
+    "FlowOSError", "FlowWindow", "LimitError", "Module", "RDONLY", "RDWR", "ROW", "StaleError", "UsageError", "Window",
+    "__version__", "decoders", "get_decoder", "register_decoder", "unregister_decoder",
+]

@@ -1,0 +1,103 @@
+"""What `flowos inspect` says of HTTP, DNS and TLS messages, in the order of their completion.
+
+The decoders say where messages begin and end and what their heads hold; here their records are
+made, and HTTP bodies are counted and digested with their content coding undone.
+"""
+from flowos import Module
+
+from .inspect_bodies import Body
+
+DIRECTIONS = ("a_to_b", "b_to_a")
+PROBLEMS = {                 # why a body was reported as transferred, its coding not undone
+    "unknown": "http_bodies_unknown_coding", "damaged": "http_bodies_damaged",
+    "cut": "http_bodies_cut", "bomb": "http_bodies_bomb",
+}
+
+
+class Requests(Module):
+    """Report every HTTP message when its end is known."""
+
+    name, protocol, scope = "inspect_http", "http", "connection"
+
+    def __init__(self, report):
+        self.report = report
+        self.open = {}             # (connection, direction) -> (record, Body)
+        self.packet = 0            # the last one a unit came with
+        self.problems = dict.fromkeys(PROBLEMS, 0)
+
+    def process(self, window):
+        connection, direction = window.connection, window.direction
+        key = (connection.id, direction)
+        for unit in window.units:
+            kind, self.packet = unit.kind, unit.packet
+            if kind == "body":
+                if key in self.open:
+                    self.open[key][1].feed(unit.data)
+            elif kind == "end":
+                self.finish(connection, key, not unit.incomplete)
+            elif kind in ("request", "response") and unit.info is not None:
+                head = unit.info
+                self.open[key] = (head_record(head, DIRECTIONS[direction]), Body(head.content_encoding or ""))
+
+    def finish(self, connection, key, complete):
+        """The message in hand of a direction is over."""
+        if key not in self.open:
+            return                 # what began it was not seen
+        record, body = self.open.pop(key)
+        size, sha256, problem = body.finish(complete)
+        if problem is not None:
+            self.problems[problem] += 1
+        self.report.message("http", connection, {
+            **record, "body_bytes": size, "body_sha256": sha256, "complete": complete}, self.packet)
+
+    def closed(self, connection, reason):
+        for direction in (0, 1):
+            self.finish(connection, (connection.id, direction), False)
+
+    def statistics(self):
+        """Give the counters of bodies whose content coding could not be undone."""
+        return {name: self.problems[problem] for problem, name in PROBLEMS.items()}
+
+
+def head_record(head, direction):
+    """Give the part of a message's record that its head says."""
+    return {
+        "direction": direction, "kind": head.kind, "version": head.version or None,
+        "method": head.method, "uri": head.uri, "host": head.host, "status": head.status,
+        "content_length": head.content_length,
+    }
+
+
+class Names(Module):
+    """Report every message of a protocol whose messages are single units: `dns` or `tls`."""
+
+    scope = "connection"
+
+    def __init__(self, report, protocol):
+        self.report, self.protocol = report, protocol
+        self.name = f"inspect_{protocol}"
+        self.record = {"dns": dns_record, "tls": tls_record}[protocol]
+
+    def process(self, window):
+        for unit in window.units:
+            record = None if unit.info is None else self.record(unit, window)
+            if record is not None:
+                self.report.message(self.protocol, window.connection, record, unit.packet)
+
+
+def dns_record(unit, window):
+    """Give the record of a DNS message."""
+    message = unit.info
+    return {
+        "id": message.id, "response": message.response, "opcode": message.opcode, "rcode": message.rcode,
+        "qnames": list(message.qnames), "qtypes": list(message.qtypes), "answers": message.answers,
+    }
+
+
+def tls_record(unit, window):
+    """Give the record of a TLS hello; None for anything else."""
+    hello = unit.info
+    return {
+        "direction": DIRECTIONS[window.direction], "kind": hello.kind, "sni": hello.sni,
+        "alpn": list(hello.alpn), "versions": list(hello.versions),
+    }

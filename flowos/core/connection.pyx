@@ -1,0 +1,292 @@
+"""Connections as Python sees them: a handle on the record, its copy once the record is gone.
+
+A handle is made when somebody asks for one and found again by later calls, so `is` works.
+While the connection lives, attributes read the record; when it ends, the handle keeps a copy
+and its counters stay readable for as long as the handle does.
+"""
+import socket
+from collections import namedtuple
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from flowos.core.core cimport *
+
+STATES = {
+    FOS_STATE_NEW: "new", FOS_STATE_SYN_SENT: "syn_sent", FOS_STATE_SYN_RECEIVED: "syn_received",
+    FOS_STATE_ESTABLISHED: "established", FOS_STATE_CLOSING: "closing", FOS_STATE_CLOSED: "closed",
+    FOS_STATE_RESET: "reset", FOS_STATE_MIDSTREAM: "midstream", FOS_STATE_ACTIVE: "unanswered",
+    FOS_STATE_ANSWERED: "answered",
+}
+REASONS = (None, "fin", "rst", "timeout", "evicted", "reused", "end")
+PROTOCOLS = {
+    1: "icmp", 2: "igmp", 4: "ipip", 6: "tcp", 17: "udp", 41: "ipv6", 46: "rsvp", 47: "gre", 50: "esp", 51: "ah",
+    58: "icmpv6", 88: "eigrp", 89: "ospf", 97: "etherip", 103: "pim", 112: "vrrp", 115: "l2tp", 132: "sctp",
+    136: "udplite",
+}
+_PORTS = frozenset((6, 17, 132, 136))
+
+Endpoint = namedtuple("Endpoint", "addr port")
+Endpoint.__doc__ = "One end of a connection: `addr` as text, `port` an int, or None where there are none."
+
+
+cdef str _address(const fos_conn *c, int high):
+    cdef uint64_t w
+    cdef uint32_t v
+    if c.key.ver == 4:
+        w = c.key.w[0]
+        v = <uint32_t>w if high else <uint32_t>(w >> 32)
+        return f"{v >> 24}.{(v >> 16) & 255}.{(v >> 8) & 255}.{v & 255}"
+    return socket.inet_ntop(socket.AF_INET6, (<char *>&c.key.w[2 if high else 0])[:16])
+
+
+cdef list _stack(uint64_t vlans):
+    cdef int shift
+    tags = []
+    for shift in (48, 32, 16, 0):
+        if vlans >> shift & 0x1000:
+            tags.append(vlans >> shift & 0xfff)
+    return tags
+
+
+cdef class Connection:
+    """A bidirectional conversation between two ends, as the engine tracks it.
+
+    Handles come from windows and from `Module.opened`; they cannot be made by hand.
+    Once the connection has ended the handle shows its last counters.
+    """
+
+    def __init__(self):
+        raise TypeError("connections are made by the engine, from packets")
+
+    def __dealloc__(self):
+        if not self.gone and self.core is not None and self.core.c != NULL:
+            self.core.c.table.cold[self.index].handle = NULL
+
+    cdef const fos_conn *conn(self):
+        return &self.conn_copy if self.gone else &self.core.c.table.conns[self.index]
+
+    cdef const fos_cold *cold(self):
+        return &self.cold_copy if self.gone else &self.core.c.table.cold[self.index]
+
+    cdef const fos_half *half(self, int direction):
+        cdef int high = self.conn().flags & FOS_CONN_A_IS_HIGH
+        if self.gone:
+            return &self.half_copy[direction ^ high]
+        return fos_half_of(self.core.c, self.index, direction ^ high)
+
+    cdef int settle(self) except -1:
+        """The record is about to go: copy it."""
+        if self.gone:
+            return 0
+        self.gaps_copy = [self.gaps(0), self.gaps(1)]
+        self.vlans_copy = self.vlans
+        cdef uint32_t i = self.index
+        self.conn_copy = self.core.c.table.conns[i]
+        self.cold_copy = self.core.c.table.cold[i]
+        self.half_copy[0] = fos_half_of(self.core.c, i, 0)[0]
+        self.half_copy[1] = fos_half_of(self.core.c, i, 1)[0]
+        self.core.c.table.cold[i].handle = NULL
+        self.gone = True
+        return 0
+
+    def gaps(self, int direction):
+        """List the gaps closed in a direction (0: a to b): [(offset, length), …], at most 4,096."""
+        cdef const fos_half *h
+        cdef uint32_t i
+        if self.gone:
+            return list(self.gaps_copy[direction])
+        if not self.conn().flags & FOS_CONN_HALVES:
+            return []
+        h = self.half(direction)
+        if h.ooo == NULL:
+            return []
+        return [(h.ooo.gaps[i].start, h.ooo.gaps[i].end - h.ooo.gaps[i].start) for i in range(h.ooo.gap_count)]
+
+    @property
+    def id(self):
+        """Give the connection's number in order of first packets, from 0."""
+        return self.cold().id
+
+    @property
+    def slot(self):
+        """Give the index of the record: unique among live connections, used again later."""
+        return self.index
+
+    @property
+    def proto(self):
+        """Name the protocol over IP: "tcp", "udp", "icmp", …, or "ip-<number>"."""
+        cdef int number = self.conn().key.proto
+        return PROTOCOLS.get(number) or f"ip-{number}"
+
+    @property
+    def ip_version(self):
+        """Give 4 or 6."""
+        return self.conn().key.ver
+
+    @property
+    def a(self):
+        """Give the end that opened the connection: an `Endpoint`."""
+        return self._end(0)
+
+    @property
+    def b(self):
+        """Give the other end: an `Endpoint`."""
+        return self._end(1)
+
+    def _end(self, int which):
+        cdef const fos_conn *c = self.conn()
+        cdef int high = which ^ (c.flags & FOS_CONN_A_IS_HIGH)
+        port = None
+        if c.key.proto in _PORTS:
+            port = c.key.ports & 0xffff if high else c.key.ports >> 16
+        return Endpoint(_address(c, high), port)
+
+    @property
+    def vlans(self):
+        """List the distinct stacks of VLAN ids seen, outermost tag first: [[int, …], …]."""
+        cdef fos_vlans *more
+        if self.gone:
+            return self.vlans_copy
+        if not self.cold().vlans:
+            return []
+        stacks = [_stack(self.cold().vlans)]
+        more = self.cold().more_vlans
+        while more != NULL:
+            stacks.append(_stack(more.vlans))
+            more = more.next
+        return stacks
+
+    @property
+    def depth(self):
+        """Count the IP headers around the transport: 1 when not tunnelled."""
+        return self.conn().depth
+
+    @property
+    def flow(self):
+        """Name the flow that the connection belongs to, or None."""
+        cdef uint32_t number = self.conn().flow
+        names = self.flow_names
+        return names[number] if names and number < len(names) else None
+
+    @property
+    def first_ns(self):
+        """Give the time of the first packet, in ns since the epoch."""
+        return self.cold().first_ns
+
+    @property
+    def last_ns(self):
+        """Give the time of the last packet, in ns since the epoch."""
+        return self.conn().last_ns
+
+    @property
+    def state(self):
+        """Name the state that the packets show, such as "established" or "closed"."""
+        return STATES[self.conn().state]
+
+    @property
+    def closed(self):
+        """Say why the connection ended ("fin", "timeout", …), or None while it lives."""
+        return REASONS[self.conn().reason]
+
+    @property
+    def icmp_errors(self):
+        """Count the ICMP errors that quoted a packet of this connection."""
+        return self.cold().icmp_errors
+
+    @property
+    def a_to_b(self):
+        """Give the direction from `a` to `b`."""
+        return _direction(self, 0)
+
+    @property
+    def b_to_a(self):
+        """Give the direction from `b` to `a`."""
+        return _direction(self, 1)
+
+    def __repr__(self):
+        a, b = self.a, self.b
+        ends = f"{a.addr}:{a.port} -> {b.addr}:{b.port}" if a.port is not None else f"{a.addr} -> {b.addr}"
+        return f"<Connection {self.id} {self.proto} {ends} {self.state}>"
+
+
+cdef class Direction:
+    """One direction of a connection: its counters."""
+
+    cdef uint64_t _count(self, int what):
+        cdef const fos_conn *c = self.connection.conn()
+        cdef int i = self.number ^ (c.flags & FOS_CONN_A_IS_HIGH)
+        return c.packets[i] if what == 0 else c.bytes[i] if what == 1 else c.payload[i]
+
+    @property
+    def packets(self):
+        """Count the packets; a fragmented datagram counts once."""
+        return self._count(0)
+
+    @property
+    def bytes(self):
+        """Count the frames' bytes on the wire; a fragmented datagram's is its last frame."""
+        return self._count(1)
+
+    @property
+    def payload_bytes(self):
+        """Count the bytes that the transport carried, retransmissions included."""
+        return self._count(2)
+
+    @property
+    def syn(self):
+        """Count the packets with SYN."""
+        return self.connection.half(self.number).syn if self.connection.conn().flags & FOS_CONN_HALVES else 0
+
+    @property
+    def fin(self):
+        """Count the packets with FIN."""
+        return self.connection.half(self.number).fin_count if self.connection.conn().flags & FOS_CONN_HALVES else 0
+
+    @property
+    def rst(self):
+        """Count the packets with RST."""
+        return self.connection.half(self.number).rst if self.connection.conn().flags & FOS_CONN_HALVES else 0
+
+    @property
+    def stream_bytes(self):
+        """Give how far the stream has come: its bytes delivered, gaps included."""
+        cdef const fos_conn *c = self.connection.conn()
+        if c.key.proto == 6:
+            return self.connection.half(self.number).next if self.connection.half(self.number).flags & 1 else 0
+        return self.payload_bytes
+
+    @property
+    def complete(self):
+        """Say whether a FIN ended the stream and all before it was delivered."""
+        return bool(self.connection.conn().flags & FOS_CONN_HALVES
+                    and self.connection.half(self.number).flags & FOS_HALF_FIN_DONE)
+
+    @property
+    def gaps(self):
+        """List the gaps closed so far: [(offset, length), …], at most 4,096."""
+        return self.connection.gaps(self.number)
+
+    def __repr__(self):
+        return f"<Direction {'a_to_b' if self.number == 0 else 'b_to_a'} {self.packets} packets>"
+
+
+cdef Direction _direction(Connection connection, int number):
+    cdef Direction d = Direction.__new__(Direction)
+    d.connection = connection
+    d.number = number
+    return d
+
+
+cdef Connection connection_of(Core core, uint32_t index):
+    """The handle on record `index`: the one there is, or a new one."""
+    cdef Connection handle
+    cdef fos_cold *cold = &core.c.table.cold[index]
+    if cold.handle != NULL:
+        return <Connection>cold.handle
+    handle = Connection.__new__(Connection)
+    handle.core = core
+    handle.index = index
+    handle.generation = core.c.table.conns[index].generation
+    cold.handle = <void *>handle
+    return handle

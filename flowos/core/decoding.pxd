@@ -1,0 +1,44 @@
+"""The decoder at work on one connection (decoding.pyx)."""
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from flowos.core.core cimport fos_core, fos_stream
+from flowos.core.decoder cimport Decoder
+from flowos.core.state cimport Core
+from flowos.core.unit cimport fos_sink, fos_unit
+
+
+ctypedef struct decoding_sink:
+    fos_sink base
+    fos_core *core
+    fos_stream *stream
+    const uint8_t *piece       # the bytes being fed, when units may refer to them
+    size_t piece_n
+    int64_t ts
+    int emitted
+
+
+cdef class Decoding:
+    cdef Core core
+    cdef uint32_t index
+    cdef readonly object name
+    cdef object decoder
+    cdef Decoder native
+    cdef fos_stream up[2]      # by direction of the key
+    cdef list made             # units of a Python decoder: a list for each direction of the key
+    cdef decoding_sink sink
+    cdef list candidates
+    cdef list pending
+    cdef Py_ssize_t pending_bytes
+    cdef bint finished[2]
+    cdef object errors
+    cdef int decode(self) except -1
+    cdef int _unit(self, int dir, const fos_unit *u) except -1
+    cdef int _probe(self, int dir, const fos_unit *u) except -1
+    cdef int _accept(self, decoder) except -1
+    cdef int _fault(self, decoder, error) except -1
+    cdef int _user(self, int dir) noexcept
+    cdef int _feed(self, int dir, const uint8_t *p, uint64_t n, uint64_t off, int64_t ts, bint lasting) except -1
+    cdef int _gap(self, int dir, uint64_t off, uint64_t n, int64_t ts) except -1
+    cdef int _keep(self, int dir, units, int64_t ts) except -1
+    cdef int finish(self, int dir, uint64_t offset, int64_t ts) except -1
+    cdef int release(self) except -1

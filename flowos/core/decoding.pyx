@@ -1,0 +1,258 @@
+"""The decoder at work on one connection: found by content, fed in order, its units kept.
+
+    transport units of both directions, by arrival -> probe -> decoder.feed/gap/finish
+                                                                 | emit
+                                                                 v
+                                             one stream of units for each direction
+
+While no decoder has accepted the first bytes, they are kept aside (at most 256 bytes) and fed
+to the one that does.  A decoder that raises is taken off its connection; the error is kept.
+"""
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from flowos.core.core cimport *
+from flowos.core.decoder cimport Decoder
+from flowos.core.state cimport Core
+from flowos.core.unit cimport *
+
+cdef enum:
+    PROBE_BYTES = 64           # what a probe is shown at most
+    PENDING_BYTES = 256        # first bytes kept for decoders that cannot tell yet
+    PENDING_UNITS = 8
+
+
+cdef int _emit(fos_sink *sink, const fos_unit *unit, const uint8_t *bytes, size_t n) noexcept nogil:
+    """Append a unit; its bytes stay where they are when they lie in the piece being fed, else they are copied."""
+    cdef decoding_sink *s = <decoding_sink *>sink
+    cdef fos_unit *u = fos_stream_append(s.stream, &s.core.chunks)
+    cdef fos_block *block
+    if u == NULL:
+        s.core.failed = 1
+        return -1
+    u[0] = unit[0]
+    u.ts = s.ts
+    u.bytes = NULL
+    if bytes != NULL and n:
+        if s.piece != NULL and bytes >= s.piece and bytes + n <= s.piece + s.piece_n:
+            u.bytes = bytes
+        else:
+            block = fos_block_new(&s.core.blocks, n)
+            if block == NULL:
+                s.core.failed = 1
+                return -1
+            memcpy(block.data, bytes, n)
+            u.bytes = block.data
+            u.flags |= FOS_UNIT_OWNED
+    s.stream.tail_off = u.off + u.len
+    s.emitted += 1
+    return 0
+
+
+cdef class Decoding:
+    """What one connection's decoder made so far; `name` is its protocol, None while unknown."""
+
+    def __cinit__(self, Core core, uint32_t index, list candidates, errors):
+        self.core = core
+        self.index = index
+        self.candidates = candidates
+        self.errors = errors
+        self.pending = []
+        self.made = [[], []]
+        self.sink.base.emit = _emit
+        self.sink.core = core.c
+
+    def stream_address(self, int dir):
+        """Give the address of a direction's stream, for handles of the core."""
+        return <size_t>&self.up[dir]
+
+    def made_units(self, int dir):
+        """Give the units that a Python decoder made in a direction of the key."""
+        return self.made[dir]
+
+    def kind_name(self, int kind):
+        """Name a kind of unit in the decoder's words."""
+        return self.decoder.kind_name(kind)
+
+    def describe(self, int kind, bytes data):
+        """Give the decoder's object for a unit of this kind."""
+        return self.decoder.describe(kind, data)
+
+    @property
+    def over(self):
+        """Say whether every decoder declined: there is nothing to decode."""
+        return self.decoder is None and not self.candidates
+
+    cdef int decode(self) except -1:
+        """Feed the new transport units of both directions, in order of their packets."""
+        cdef fos_stream *s[2]
+        cdef uint64_t at[2]
+        cdef fos_unit *u[2]
+        cdef int d
+        for d in range(2):
+            s[d] = fos_half_of(self.core.c, self.index, d).stream
+            at[d] = s[d].head_index if s[d] != NULL else 0
+        while True:
+            for d in range(2):
+                u[d] = fos_stream_unit(s[d], at[d]) if s[d] != NULL else NULL
+            if u[0] == NULL and u[1] == NULL:
+                return 0
+            if u[1] == NULL:
+                d = 0
+            elif u[0] == NULL:
+                d = 1
+            else:
+                d = 0 if u[0].packet <= u[1].packet else 1
+            at[d] += 1
+            if not self.over:
+                self._unit(d, u[d])
+
+    cdef int _unit(self, int dir, const fos_unit *u) except -1:
+        if self.decoder is None:
+            return self._probe(dir, u)
+        if u.kind == FOS_UNIT_DATA:
+            self._feed(dir, u.frame + u.payload, u.len, u.off, u.ts, True)
+        elif u.kind == FOS_UNIT_GAP:
+            self._gap(dir, u.off, u.len, u.ts)
+        elif u.kind == FOS_UNIT_FIN:
+            self.finish(dir, u.off, u.ts)
+        return 0
+
+    cdef int _probe(self, int dir, const fos_unit *u) except -1:
+        """Ask the candidates; on agreement feed what was kept, then this unit."""
+        cdef const char *p
+        if u.kind == FOS_UNIT_SYN or u.kind == FOS_UNIT_RST:
+            return 0
+        data = b""
+        if u.kind == FOS_UNIT_DATA:
+            data = PyBytes_FromStringAndSize(<const char *>(u.frame + u.payload), u.len)
+        self.pending.append((dir, u.kind, data, u.off, u.len, u.ts))
+        self.pending_bytes += len(data)
+        if not data:
+            return 0
+        first = b"".join([entry[2] for entry in self.pending if entry[0] == dir])[:PROBE_BYTES]
+        cdef fos_conn *c = &self.core.c.table.conns[self.index]
+        cdef int direction = dir ^ (c.flags & FOS_CONN_A_IS_HIGH)
+        cdef int b_is_high = not (c.flags & FOS_CONN_A_IS_HIGH)
+        port = c.key.ports & 0xffff if b_is_high else c.key.ports >> 16
+        left = []
+        for decoder in self.candidates:
+            try:
+                answer = decoder.probe(memoryview(first), direction, port)
+            except Exception as error:
+                self._fault(decoder, error)
+                continue
+            if answer:
+                return self._accept(decoder)
+            if answer is None:
+                left.append(decoder)
+        self.candidates = left
+        if self.pending_bytes > PENDING_BYTES or len(self.pending) > PENDING_UNITS:
+            self.candidates = []
+        if not self.candidates:
+            self.pending = []
+        return 0
+
+    cdef int _accept(self, decoder) except -1:
+        cdef bytes data
+        try:
+            self.decoder = decoder()
+        except Exception as error:
+            self.candidates = []
+            self._fault(decoder, error)
+            return 0
+        self.name = decoder.name
+        self.candidates = []
+        if isinstance(self.decoder, Decoder):
+            self.native = <Decoder>self.decoder
+        pending, self.pending = self.pending, []
+        for dir, kind, data, off, length, ts in pending:
+            if kind == FOS_UNIT_DATA:
+                self._feed(dir, <const uint8_t *><char *>data, len(data), off, ts, False)
+            elif kind == FOS_UNIT_GAP:
+                self._gap(dir, off, length, ts)
+            elif kind == FOS_UNIT_FIN:
+                self.finish(dir, off, ts)
+        return 0
+
+    cdef int _fault(self, decoder, error) except -1:
+        """A decoder failed: take it off this connection, keep the error."""
+        self.decoder = None
+        self.native = None
+        self.core.c.counters.v[FOS_C_decoder_errors] += 1
+        self.errors.append((getattr(decoder, "name", repr(decoder)), error))
+        del self.errors[:max(0, len(self.errors) - 32)]
+        return 0
+
+    cdef int _user(self, int dir) noexcept:
+        return dir ^ (self.core.c.table.conns[self.index].flags & FOS_CONN_A_IS_HIGH)
+
+    cdef int _feed(self, int dir, const uint8_t *p, uint64_t n, uint64_t off, int64_t ts, bint lasting) except -1:
+        self.sink.stream = &self.up[dir]
+        self.sink.piece = p if lasting else NULL
+        self.sink.piece_n = n
+        self.sink.ts = ts
+        try:
+            if self.native is not None:
+                self.native.feed(self._user(dir), p, n, off, ts, &self.sink.base)
+            else:
+                data = PyBytes_FromStringAndSize(<const char *>p, n)
+                self._keep(dir, self.decoder.feed(self._user(dir), data, off, ts), ts)
+        except Exception as error:
+            self._fault(self.decoder, error)
+        return 0
+
+    cdef int _gap(self, int dir, uint64_t off, uint64_t n, int64_t ts) except -1:
+        self.sink.stream = &self.up[dir]
+        self.sink.piece = NULL
+        self.sink.ts = ts
+        try:
+            if self.native is not None:
+                self.native.gap(self._user(dir), off, n, ts, &self.sink.base)
+            else:
+                self._keep(dir, self.decoder.gap(self._user(dir), off, n, ts), ts)
+        except Exception as error:
+            self._fault(self.decoder, error)
+        return 0
+
+    cdef int finish(self, int dir, uint64_t offset, int64_t ts) except -1:
+        """The direction ends: let the decoder say what is left, once."""
+        if self.finished[dir] or self.decoder is None:
+            return 0
+        self.finished[dir] = True
+        self.sink.stream = &self.up[dir]
+        self.sink.piece = NULL
+        self.sink.ts = ts
+        try:
+            if self.native is not None:
+                self.native.finish(self._user(dir), offset, ts, &self.sink.base)
+            else:
+                self._keep(dir, self.decoder.finish(self._user(dir), offset, ts), ts)
+        except Exception as error:
+            self._fault(self.decoder, error)
+        return 0
+
+    cdef int _keep(self, int dir, units, int64_t ts) except -1:
+        for unit in units or ():
+            unit.ts = ts
+            self.made[dir].append(unit)
+            self.sink.emitted += 1
+        return 0
+
+    cdef int release(self) except -1:
+        """Free the units: every module has seen them."""
+        cdef int d
+        for d in range(2):
+            if self.up[d].head_index != self.up[d].tail_index:
+                fos_stream_free_to(&self.up[d], self.up[d].tail_index, &self.core.c.chunks)
+            if self.made[d]:
+                self.made[d] = []
+        self.sink.emitted = 0
+        return 0
+
+    def __dealloc__(self):
+        cdef int d
+        if self.core is not None and self.core.c != NULL:
+            for d in range(2):
+                fos_stream_free_to(&self.up[d], self.up[d].tail_index, &self.core.c.chunks)

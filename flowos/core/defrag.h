@@ -1,0 +1,275 @@
+/* IP defragmentation, IPv4 and IPv6 (RFC 791, 815, 5722, 6946, 8200 section 4.5).
+ *
+ *     key {addresses, id, protocol} -> entry -> pieces, sorted -> all there: one heap block
+ *
+ * Entries hang in a hash table and in a list by age for each version, so timing out and
+ * evicting take the oldest first.  Fragments of a stable input (a mapped file) are kept by
+ * reference and copied once, when the datagram is complete; others are copied as they come.
+ * The joined datagram gets a header without the marks of fragmentation.
+ */
+#ifndef FOS_DEFRAG_H
+#define FOS_DEFRAG_H
+
+#include "parse.h"
+#include "pieces.h"
+
+enum { FOS_DEFRAG_BUCKETS = 4096 };
+
+typedef struct fos_defrag_entry {
+    struct fos_defrag_entry *chain;           /* in the bucket */
+    struct fos_defrag_entry *older, *newer;   /* by age */
+    uint64_t addr[4];
+    uint32_t id;
+    uint8_t proto, ver, poisoned, ended;
+    uint8_t inner;                            /* protocol of the payload, from the fragment at offset 0 */
+    uint32_t hash;
+    uint32_t total;                           /* bytes of the datagram, valid once `ended` */
+    int64_t first_ns;
+    const uint8_t *header;                    /* of the fragment at offset 0 */
+    fos_block *header_block;                  /* holds `header` when the input is not stable */
+    uint32_t header_len, next_at;
+    fos_pieces pieces;
+} fos_defrag_entry;
+
+typedef struct fos_defrag {
+    fos_defrag_entry *buckets[FOS_DEFRAG_BUCKETS];
+    fos_defrag_entry *oldest[2], *newest[2];  /* IPv4, IPv6 */
+    fos_pool entries, pieces;
+    fos_counters *counters;
+    fos_hash_key hash_key;
+    uint64_t bytes;                           /* waiting, over all entries */
+    uint32_t count;
+    int stable;                               /* the input's frames stay where they are */
+    int policy;
+    uint32_t max_datagrams, max_pieces;
+    uint64_t max_bytes;
+    int64_t timeout_ns[2];
+    fos_block *spent;                         /* datagrams handed out since the last sweep */
+} fos_defrag;
+
+static uint32_t fos_defrag_hash(const fos_defrag *d, const fos_defrag_entry *e) {
+    uint64_t h = d->hash_key.k[0] + d->hash_key.k[9] * e->id + d->hash_key.k[10] * (uint32_t)(e->proto << 8 | e->ver);
+    for (int i = 0; i < 4; i++)
+        h += d->hash_key.k[1 + 2 * i] * (uint32_t)e->addr[i] + d->hash_key.k[2 + 2 * i] * (uint32_t)(e->addr[i] >> 32);
+    return (uint32_t)(h >> 32);
+}
+
+/* Take an entry out and free what it holds. */
+static void fos_defrag_forget(fos_defrag *d, fos_defrag_entry *e) {
+    int v = e->ver == 6;
+    fos_defrag_entry **at = &d->buckets[e->hash % FOS_DEFRAG_BUCKETS];
+    while (*at != e) at = &(*at)->chain;
+    *at = e->chain;
+    if (e->older) e->older->newer = e->newer; else d->oldest[v] = e->newer;
+    if (e->newer) e->newer->older = e->older; else d->newest[v] = e->older;
+    d->bytes -= e->pieces.bytes;
+    fos_pieces_clear(&e->pieces, &d->pieces);
+    if (e->header_block) fos_block_drop(d->pieces.blocks, e->header_block->data);
+    d->count--;
+    fos_pool_give(&d->entries, e);
+}
+
+/* Give up datagrams whose time is over by `now`. */
+static void fos_defrag_expire(fos_defrag *d, int64_t now) {
+    for (int v = 0; v < 2; v++)
+        while (d->oldest[v] && now - d->oldest[v]->first_ns >= d->timeout_ns[v]) {
+            if (!d->oldest[v]->poisoned) FOS_COUNT(d->counters, ip_fragments_timed_out);
+            fos_defrag_forget(d, d->oldest[v]);
+        }
+}
+
+static void fos_defrag_evict(fos_defrag *d) {
+    fos_defrag_entry *a = d->oldest[0], *b = d->oldest[1];
+    fos_defrag_entry *e = !a || (b && b->first_ns < a->first_ns) ? b : a;
+    if (!e) return;
+    FOS_COUNT(d->counters, ip_fragments_evicted);
+    fos_defrag_forget(d, e);
+}
+
+static fos_defrag_entry *fos_defrag_entry_of(fos_defrag *d, const fos_fragment *f) {
+    fos_defrag_entry key = {.id = f->id, .proto = f->ver == 4 ? f->proto : 0, .ver = f->ver};
+    const uint8_t *h = f->frame + f->l3;
+    if (f->ver == 4) memcpy(&key.addr[0], h + 12, 8);
+    else memcpy(&key.addr[0], h + 8, 32);
+    key.hash = fos_defrag_hash(d, &key);
+    fos_defrag_entry **bucket = &d->buckets[key.hash % FOS_DEFRAG_BUCKETS];
+    for (fos_defrag_entry *e = *bucket; e; e = e->chain)
+        if (e->hash == key.hash && e->id == key.id && e->proto == key.proto && e->ver == key.ver &&
+            !memcmp(e->addr, key.addr, sizeof key.addr)) return e;
+    while (d->count >= d->max_datagrams) fos_defrag_evict(d);
+    fos_defrag_entry *e = fos_pool_take(&d->entries);
+    if (!e) return NULL;
+    int v = f->ver == 6;
+    *e = key;
+    e->first_ns = f->ts;
+    e->chain = *bucket;
+    *bucket = e;
+    e->older = d->newest[v];
+    if (e->older) e->older->newer = e; else d->oldest[v] = e;
+    d->newest[v] = e;
+    d->count++;
+    return e;
+}
+
+static uint16_t fos_ip4_checksum(const uint8_t *h, uint32_t n) {
+    uint32_t sum = 0;
+    for (uint32_t i = 0; i + 1 < n; i += 2) sum += fos_be16(h + i);
+    while (sum >> 16) sum = (sum & 0xffff) + (sum >> 16);
+    return (uint16_t)~sum;
+}
+
+/* Join the pieces of a complete entry into one block: header without marks, then the payload. */
+static fos_block *fos_defrag_join(fos_defrag *d, const fos_defrag_entry *e) {
+    fos_block *block = fos_block_new(d->pieces.blocks, (size_t)e->header_len + e->total);
+    if (!block) return NULL;
+    uint8_t *h = block->data;
+    memcpy(h, e->header, e->header_len);
+    for (fos_piece *p = e->pieces.first; p; p = p->next)
+        memcpy(h + e->header_len + p->start, p->data, p->end - p->start);
+    if (e->ver == 4) {
+        uint32_t len = e->header_len + e->total;
+        if (len > 65535) len = 0;             /* read back as "to the end of the packet" */
+        h[2] = (uint8_t)(len >> 8);
+        h[3] = (uint8_t)len;
+        h[6] &= 0x40;                         /* keep "don't fragment", drop "more" and the offset */
+        h[7] = 0;
+        h[10] = h[11] = 0;
+        uint16_t sum = fos_ip4_checksum(h, e->header_len);
+        h[10] = (uint8_t)(sum >> 8);
+        h[11] = (uint8_t)sum;
+    } else {
+        uint32_t len = e->header_len - 40 + e->total;
+        if (len > 65535) len = 0;
+        h[4] = (uint8_t)(len >> 8);
+        h[5] = (uint8_t)len;
+        h[e->next_at] = e->inner;
+    }
+    return block;
+}
+
+/* Keep a fragment's bytes: by reference, or in a block of its own. */
+static int fos_defrag_keep(fos_defrag *d, const fos_fragment *f, int referable, fos_piece *seg, fos_block **block) {
+    *block = NULL;
+    seg->frame = f->frame;
+    seg->data = f->frame + f->data;
+    if (referable) return 0;
+    uint32_t n = f->data - f->l3 + f->len;
+    *block = fos_block_new(d->pieces.blocks, n);
+    if (!*block) return -1;
+    memcpy((*block)->data, f->frame + f->l3, n);
+    FOS_COUNT_N(d->counters, bytes_copied, n);
+    seg->frame = (*block)->data;
+    seg->data = (*block)->data + (f->data - f->l3);
+    seg->flags = FOS_UNIT_OWNED;
+    return 0;
+}
+
+/* Take a fragment.  1: it completed a datagram, *out is its packet (valid until fos_defrag_sweep). */
+static int fos_defrag_add(fos_defrag *d, const fos_fragment *f, fos_datagram *out) {
+    fos_counters *c = d->counters;
+    int referable = d->stable && !f->block;
+    fos_defrag_expire(d, f->ts);
+    if (f->captured < f->len) { FOS_COUNT(c, ip_fragment_truncated); return 0; }
+    if (f->len == 0 || (f->more && (f->len & 7))) { FOS_COUNT(c, ip_fragment_malformed); return 0; }
+    if ((uint64_t)f->offset + f->len > 65535) { FOS_COUNT(c, ip_fragment_too_big); return 0; }
+    fos_defrag_entry *e = fos_defrag_entry_of(d, f);
+    if (!e) return 0;
+    if (e->poisoned) { FOS_COUNT(c, ip_fragment_poisoned); return 0; }
+    uint32_t start = f->offset, end = f->offset + f->len;
+    if (!f->more) {
+        if (e->ended ? end != e->total : (e->pieces.last && e->pieces.last->end > end)) {
+            FOS_COUNT(c, ip_fragment_conflict_end);
+            return 0;
+        }
+        e->ended = 1;
+        e->total = end;
+    } else if (e->ended && end > e->total) {
+        FOS_COUNT(c, ip_fragment_conflict_end);
+        return 0;
+    }
+    fos_piece seg = {.start = start, .end = end, .ostart = start, .oend = end};
+    if (f->ver == 6) {
+        for (fos_piece *p = e->pieces.first; p && p->start < end; p = p->next) {
+            if (p->end <= start) continue;
+            FOS_COUNT(c, ip_fragment_overlaps);
+            if (p->ostart == start && p->oend == end && p->start == start && p->end == end &&
+                !memcmp(p->data, f->frame + f->data, f->len)) return 0;      /* an exact duplicate: RFC 8200 4.5 */
+            uint64_t from = p->start > start ? p->start : start, to = p->end < end ? p->end : end;
+            if (memcmp(p->data + (from - p->start), f->frame + f->data + (from - start), to - from))
+                FOS_COUNT(c, ip_fragment_conflicts);
+            FOS_COUNT(c, ip6_fragment_overlap);
+            d->bytes -= e->pieces.bytes;
+            fos_pieces_clear(&e->pieces, &d->pieces);
+            e->poisoned = 1;
+            return 0;
+        }
+    }
+    fos_block *block;
+    if (fos_defrag_keep(d, f, referable, &seg, &block)) return 0;
+    uint64_t before = e->pieces.bytes;
+    int met = fos_pieces_insert(&e->pieces, &d->pieces, &seg, d->policy);
+    d->bytes += e->pieces.bytes - before;
+    if (f->ver == 4 && (met & FOS_MET_OVERLAP)) FOS_COUNT(c, ip_fragment_overlaps);
+    if (met & FOS_MET_CONFLICT) FOS_COUNT(c, ip_fragment_conflicts);
+    if (start == 0 && !e->header) {
+        e->header_block = block;
+        if (block) fos_block_keep(block->data);
+        e->header = block ? block->data : f->frame + f->l3;
+        e->header_len = f->header;
+        e->next_at = f->next_at;
+        e->inner = f->proto;
+    }
+    if (block) fos_block_drop(d->pieces.blocks, block->data);
+    if (e->pieces.count > d->max_pieces) {
+        FOS_COUNT(c, ip_fragment_too_many);
+        fos_defrag_forget(d, e);
+        return 0;
+    }
+    /* Disjoint, sorted, nothing beyond `total`: complete when the bytes add up. */
+    if (e->ended && e->header && e->pieces.bytes == e->total) {
+        fos_block *whole = fos_defrag_join(d, e);
+        fos_defrag_forget(d, e);
+        if (!whole) return 0;
+        whole->link = d->spent;
+        d->spent = whole;
+        FOS_COUNT(c, datagrams_reassembled);
+        out->data = whole->data;
+        out->len = whole->size;
+        out->id = f->id;
+        return 1;
+    }
+    while (d->bytes > d->max_bytes) fos_defrag_evict(d);
+    return 0;
+}
+
+/* Let go of the datagrams handed out; units that refer to them hold references of their own. */
+FOS_INLINE void fos_defrag_sweep(fos_defrag *d) {
+    while (FOS_UNLIKELY(d->spent != NULL)) {
+        fos_block *next = d->spent->link;
+        fos_block_drop(d->pieces.blocks, d->spent->data);
+        d->spent = next;
+    }
+}
+
+static void fos_defrag_destroy(fos_defrag *d) {
+    for (int v = 0; v < 2; v++)
+        while (d->oldest[v]) fos_defrag_forget(d, d->oldest[v]);
+    fos_defrag_sweep(d);
+    fos_pool_destroy(&d->entries);
+    fos_pool_destroy(&d->pieces);
+}
+
+static int fos_defrag_check(const fos_defrag *d) {
+    uint64_t bytes = 0;
+    uint32_t count = 0;
+    for (int v = 0; v < 2; v++)
+        for (fos_defrag_entry *e = d->oldest[v]; e; e = e->newer) {
+            if (fos_pieces_check(&e->pieces)) return 1;
+            if (e->ended && e->pieces.last && e->pieces.last->end > e->total) return 2;
+            bytes += e->pieces.bytes;
+            count++;
+        }
+    return bytes == d->bytes && count == d->count ? 0 : 3;
+}
+
+#endif

@@ -1,0 +1,47 @@
+"""The engine's loop and delivery (engine.pyx)."""
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from flowos.core.connection cimport Connection
+from flowos.core.port cimport Port
+from flowos.core.state cimport Core
+from flowos.core.window cimport Window
+
+
+cdef class Attachment:
+    cdef readonly object module
+    cdef readonly object flow          # number of the flow, or None: all
+    cdef readonly object protocol
+    cdef readonly int order
+    cdef int lvl
+    cdef uint32_t classes
+    cdef bint whole_flow               # scope "flow"
+    cdef object opened, closed, process, process_batch
+    cdef list pool                     # windows to use again
+    cdef readonly list errors          # the last exceptions raised, newest last
+    cdef dict journals                 # by number of flow: index of its journal in the plan
+
+
+cdef class BaseEngine:
+    cdef Core core
+    cdef readonly object config
+    cdef Port port
+    cdef list attachments
+    cdef list names                    # of the flows, by number; 0: none
+    cdef object names_tuple
+    cdef list flow_decoders            # by number of flow: {class bit: [decoder classes]}
+    cdef dict decoder_classes          # by protocol
+    cdef readonly list decoder_errors
+    cdef uint32_t *ready
+    cdef uint32_t ready_room, ready_count
+    cdef uint32_t batch, deliver_units, deliver_rows
+    cdef bint ended
+    cdef bint delivering
+    cdef int64_t ticked
+    cdef int replan(self) except -1
+    cdef int pump(self, uint32_t most) except -1 nogil
+    cdef bint due(self) noexcept nogil
+    cdef int deliver(self) except -1
+    cdef Connection handle(self, uint32_t index)
+    cdef int _decode(self, uint32_t index) except -1
+    cdef Window window(self, Attachment a, uint32_t n)
+    cdef int _call(self, Attachment a, uint32_t n) except -1

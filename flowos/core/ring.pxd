@@ -1,0 +1,35 @@
+"""The C declarations of slots and rings (ring.h), and the handle that shows a ring to Python."""
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+
+
+cdef extern from "ring.h" nogil:
+    const uint32_t FOS_NO_BUFFER
+
+    enum:
+        FOS_SLOT_CHANGED
+        FOS_SLOT_NO_TIME
+
+    ctypedef struct fos_slot:
+        const uint8_t *ptr
+        int64_t ts
+        uint32_t buffer
+        uint32_t len
+        uint32_t wire
+        uint16_t link
+        uint16_t iface
+        uint32_t flags
+
+    ctypedef struct fos_ring:
+        fos_slot *slots
+        uint8_t *arena
+        uint32_t buffer_size
+        uint32_t size
+        uint32_t head
+        uint32_t cur
+        uint32_t tail
+        uint32_t flags
+
+    uint32_t fos_ring_avail(const fos_ring *ring)
+    fos_slot *fos_ring_slot(const fos_ring *ring, uint32_t index)
+    void fos_slot_swap(fos_slot *a, fos_slot *b)
+    int fos_ring_check(const fos_ring *ring)

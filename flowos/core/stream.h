@@ -1,0 +1,106 @@
+/* A stream: the data units of one level in one direction of one connection.
+ *
+ *     head_index                                   tail_index
+ *        |                                             |
+ *     [chunk: 15 units] -> [chunk: 15 units] -> [chunk ...]
+ *
+ * Units are appended at the tail by the engine loop and freed at the head once every module
+ * has released them; in between they neither move nor change.  A window is a range of indices.
+ * An idle stream owns no chunk.
+ */
+#ifndef FOS_STREAM_H
+#define FOS_STREAM_H
+
+#include "memory.h"
+#include "unit.h"
+
+enum { FOS_CHUNK_UNITS = 15 };
+
+typedef struct fos_chunk {
+    struct fos_chunk *next;
+    uint64_t base;            /* index of units[0] */
+    uint64_t pad[6];
+    fos_unit units[FOS_CHUNK_UNITS];
+} fos_chunk;
+FOS_ASSERT_SIZE(fos_chunk, 1024);
+
+typedef struct fos_stream {
+    fos_chunk *first, *last;
+    uint64_t head_index;      /* oldest unit held; writer: the engine loop */
+    uint64_t tail_index;      /* one past the newest; writer: the engine loop */
+    uint64_t head_off;        /* stream offset of the oldest byte held */
+    uint64_t tail_off;        /* one past the newest byte */
+} fos_stream;
+
+/* The record that the next unit goes into (the caller fills it in), or NULL when memory is out. */
+FOS_INLINE fos_unit *fos_stream_append(fos_stream *s, fos_pool *chunks) {
+    fos_chunk *c = s->last;
+    if (FOS_UNLIKELY(!c) || FOS_UNLIKELY(s->tail_index - c->base == FOS_CHUNK_UNITS)) {
+        fos_chunk *n = fos_pool_take(chunks);
+        if (FOS_UNLIKELY(!n)) return NULL;
+        n->next = NULL;
+        n->base = s->tail_index;
+        if (c) c->next = n;
+        else s->first = n;
+        s->last = c = n;
+    }
+    return &c->units[s->tail_index++ - c->base];
+}
+
+FOS_INLINE fos_chunk *fos_stream_chunk(const fos_stream *s, uint64_t index) {
+    fos_chunk *c = s->first;
+    while (c && index - c->base >= FOS_CHUNK_UNITS) c = c->next;
+    return c;
+}
+
+/* The unit of this index, or NULL when it is not (or no longer) held.  O(chunks held). */
+FOS_INLINE fos_unit *fos_stream_unit(const fos_stream *s, uint64_t index) {
+    if (index < s->head_index || index >= s->tail_index) return NULL;
+    fos_chunk *c = fos_stream_chunk(s, index);
+    return c ? &c->units[index - c->base] : NULL;
+}
+
+FOS_INLINE void fos_unit_dispose(fos_unit *u, fos_blocks *blocks) {
+    if (FOS_UNLIKELY(u->flags & FOS_UNIT_OWNED))
+        fos_block_drop(blocks, u->kind >= FOS_UNIT_DECODER ? u->bytes : u->frame);
+}
+
+/* Free the units before `index`. */
+FOS_INLINE void fos_stream_free_to(fos_stream *s, uint64_t index, fos_pool *chunks) {
+    while (s->head_index < index) {
+        fos_chunk *c = s->first;
+        uint64_t stop = c->base + FOS_CHUNK_UNITS;
+        uint64_t upto = index < stop ? index : stop;
+        for (uint64_t i = s->head_index; i < upto; i++) {
+            fos_unit *u = &c->units[i - c->base];
+            s->head_off = u->off + u->len;
+            fos_unit_dispose(u, chunks->blocks);
+        }
+        s->head_index = upto;
+        if (upto == stop || upto == s->tail_index) {
+            s->first = c->next;
+            if (!s->first) s->last = NULL;
+            fos_pool_give(chunks, c);
+        }
+    }
+}
+
+/* 0 when the stream's invariants hold, else the number of the first broken one. */
+static int fos_stream_check(const fos_stream *s) {
+    if (s->head_index > s->tail_index) return 1;
+    if (s->head_off > s->tail_off) return 2;
+    uint64_t index = s->head_index, off = s->head_off;
+    for (const fos_chunk *c = s->first; c; c = c->next) {
+        if (c->base > index) return 3;
+        for (; index < s->tail_index && index - c->base < FOS_CHUNK_UNITS; index++) {
+            const fos_unit *u = &c->units[index - c->base];
+            if (u->off < off) return 4;
+            off = u->off + u->len;
+        }
+        if (!c->next && s->last != c) return 5;
+    }
+    if (index != s->tail_index) return 6;
+    return off > s->tail_off ? 7 : 0;
+}
+
+#endif

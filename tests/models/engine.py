@@ -1,0 +1,93 @@
+"""The engine, as the models see it: a capture file in, the delivered items of each connection out."""
+
+import hashlib
+import os
+import tempfile
+
+import flowos
+
+from .tcp import data
+
+FOREVER = 10**9         # seconds: what a capture may pause for before a connection is given up
+
+
+def new_recorder():
+    """Make a module that writes down what it is given, per connection and direction."""
+
+    class Recorder(flowos.Module):
+        """Record every unit of every TCP connection."""
+
+        name, protocol = "recorder", "tcp"
+
+        def __init__(self):
+            self.items = {}             # connection's number -> (items of a, items of b)
+            self.connections = {}
+            self.reasons = {}
+
+        def opened(self, connection):
+            self.connections[connection.id] = connection
+            self.items[connection.id] = ([], [])
+
+        def process(self, window):
+            items = self.items[window.connection.id][window.direction]
+            for unit in window.units:
+                add(items, unit.kind, unit.offset, bytes(unit.data) if unit.kind == "data" else unit.length)
+
+        def closed(self, connection, reason):
+            self.connections[connection.id] = connection
+            self.reasons[connection.id] = reason
+
+    return Recorder()
+
+
+def add(items, kind, offset, what):
+    """Add a unit to a list of items; data joins data before it, a gap the gap before it."""
+    if kind not in ("data", "gap", "fin"):
+        return
+    if kind == "fin":
+        items.append(("fin", offset))
+    elif items and items[-1][0] == kind:
+        _, start, before = items[-1]
+        assert offset == start + (before if kind == "gap" else len(before)), "units do not follow each other"
+        items[-1] = (kind, start, before + what)
+    else:
+        items.append((kind, offset, what))
+
+
+def direction(items, way):
+    """Describe one direction: its items, the digest of its data, and its counters."""
+    return {"items": items, "digest": hashlib.sha256(data(items)).hexdigest(),
+            "packets": way.packets, "bytes": way.bytes, "payload_bytes": way.payload_bytes,
+            "syn": way.syn, "fin": way.fin, "rst": way.rst,
+            "stream_bytes": way.stream_bytes, "gaps": [tuple(gap) for gap in way.gaps]}
+
+
+def run_pcap(capture, **config):
+    """Run a capture file's bytes through the engine.
+
+    Gives {"connections": [{"a", "b", "reason", "a_to_b", "b_to_a"}], "counters": {...}, "datagrams":
+    [(version, src, dst, id, payload)], "ip_reassembly": {...}}. `config` holds fields of `flowos.Config`.
+    """
+    recorder, datagrams = new_recorder(), []
+    file, path = tempfile.mkstemp(suffix=".pcap")
+    try:
+        with os.fdopen(file, "wb") as out:
+            out.write(capture)
+        engine = flowos.Engine(config=flowos.Config(**config))
+        engine.on_datagram = lambda *datagram: datagrams.append((*datagram[:4], bytes(datagram[4])))
+        engine.add_port(path)
+        engine.attach(recorder)
+        engine.run()
+        found = []
+        for number, connection in sorted(recorder.connections.items()):
+            items = recorder.items[number]
+            found.append({"a": tuple(connection.a), "b": tuple(connection.b),
+                          "reason": recorder.reasons.get(number),
+                          "a_to_b": direction(items[0], connection.a_to_b),
+                          "b_to_a": direction(items[1], connection.b_to_a)})
+        result = {"connections": found, "counters": dict(engine.statistics()), "datagrams": datagrams,
+                  "ip_reassembly": dict(engine.ip_reassembly)}
+        engine.close()
+        return result
+    finally:
+        os.unlink(path)

@@ -1,0 +1,466 @@
+"""What TCP reassembly must deliver: a model of one connection's two directions, byte by byte.
+
+Packets go in, in the order they were captured. Out come, for each direction, the items a module
+would see: ("data", offset, bytes), ("gap", offset, length), ("fin", offset), and the counters.
+The rules are those of docs/reassembly.md; their numbers stand beside the code that follows them.
+
+    buffer   {offset: Byte} of what arrived beyond `next`; a Byte remembers the segment it came from
+    next     every offset below was delivered, as data or as a gap
+    origin   the 32-bit sequence number of offset 0; None until the stream has begun
+
+Only the path of a segment that arrives in order handles more than one byte at a time.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Optional
+
+FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
+POLICIES = ("first", "last", "bsd", "linux", "windows")
+WINDOW = 1 << 30            # no TCP window is larger (RFC 7323, 2.3)
+PICK_UP_PIECES = 16
+PICK_UP_BYTES = 64 << 10
+PICK_UP_NS = 1_000_000_000
+PICK_UP_HOLE = 1 << 20      # a SYN may turn up this far below what was picked up
+
+
+class Packet(NamedTuple):
+    """One TCP packet: `length` is the payload's by the IP header, `payload` what was captured."""
+
+    direction: int
+    ts: int
+    seq: int
+    ack: int
+    flags: int
+    length: int
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class Config:
+    """The knobs of reassembly, by the names the engine gives them."""
+
+    policy: str = "first"
+    gap_packets: int = 32
+    gap_seconds: float = 30
+    reassembly_bytes: int = 1 << 20
+    reassembly_pieces: int = 1024
+
+
+class Byte(NamedTuple):
+    """One buffered byte; `value` is None where the wire had a byte that the capture has not."""
+
+    value: Optional[int]
+    segment: int
+    start: int              # of the whole segment, before any trimming
+    end: int
+    ts: int
+
+
+def difference(a, b):
+    """Give a - b of 32-bit numbers as the signed number nearest to zero."""
+    return ((a - b + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)
+
+
+def new_wins(policy, new, old):
+    """Say whether a new byte displaces a buffered one of another segment (T6)."""
+    return {
+        "first": False,
+        "last": True,
+        "bsd": new.start < old.start,
+        "linux": new.start <= old.start,
+        "windows": new.start < old.start and new.end > old.end,
+    }[policy]
+
+
+class Direction:
+    """One direction of a connection."""
+
+    def __init__(self, config, counters):
+        self.config = config
+        self.counters = counters
+        self.origin = None
+        self.origin_from_syn = False
+        self.next = 0
+        self.buffer = {}
+        self.fin = None
+        self.complete = False
+        self.items = []         # ["data", offset, bytearray], ["gap", offset, length], ["fin", offset]
+        self.segments = 0
+        self.last_ack = None    # as the other side sent it
+        self.acked = None       # the highest, as an offset
+        self.acked_at = {}      # buffered offset: the packet at which its piece was found acknowledged
+        self.holes = []         # the holes that were closed: (offset, length)
+        self.pick_up_base = None
+        self.pick_up_since = None
+        self.pick_up_fin = None
+
+    def count(self, name):
+        self.counters[name] = self.counters.get(name, 0) + 1
+
+    # ------------------------------------------------------------------ what arrives
+
+    def synchronise(self, packet):
+        """Take in a SYN; say False where the packet is to be ignored (T1)."""
+        origin = (packet.seq + 1) & 0xFFFFFFFF
+        if self.origin is None and not self.buffer:
+            self.begin(origin, from_syn=True)
+            return True
+        if self.origin is None:
+            ahead = difference(self.pick_up_base + min(self.buffer), origin)
+            if not 0 <= ahead <= PICK_UP_HOLE:
+                return False
+            self.move_offsets(difference(origin, self.pick_up_base))
+            self.begin(origin, from_syn=True)
+            return True
+        if origin == self.origin:
+            return True
+        if self.items or self.buffer or self.last_ack == self.origin:
+            return False
+        if self.origin_from_syn and not packet.flags & ACK:
+            return False
+        self.fin = self.acked = None
+        self.begin(origin, from_syn=True)
+        return True
+
+    def segment(self, packet):
+        """Take in the payload and the FIN of a packet that this direction's sender sent."""
+        seq = (packet.seq + 1) & 0xFFFFFFFF if packet.flags & SYN else packet.seq
+        has_fin = packet.flags & FIN and packet.flags & ACK                     # T7
+        if self.origin is None:
+            if packet.length or has_fin:
+                self.pick_up(packet, seq, has_fin)
+            return
+        offset = self.unwrap(seq)
+        if has_fin:
+            self.finish_at(offset + packet.length)
+        if packet.length:
+            self.accept(offset, packet)
+        self.deliver()
+
+    def pick_up(self, packet, seq, has_fin):
+        """Keep what comes before the start of the stream is known (T2)."""
+        if self.pick_up_base is None:
+            self.pick_up_base = seq
+        offset = difference(seq, self.pick_up_base)
+        if abs(offset) > WINDOW:
+            self.count("tcp_out_of_window")
+            return
+        if has_fin and self.pick_up_fin is None:
+            self.pick_up_fin = offset + packet.length
+        if packet.length:
+            if self.pick_up_since is None:
+                self.pick_up_since = packet.ts
+            self.place(offset, offset, offset + packet.length, packet)
+        if self.acknowledges_start() or self.waited_enough(packet):
+            self.pick_up_begins()
+
+    def accept(self, offset, packet):
+        """Take in the bytes of a segment whose place in the stream is known (T3)."""
+        start, end = max(offset, self.next), offset + packet.length
+        below = min(end, self.next)
+        if offset < 0:
+            self.count("tcp_before_start")
+        elif any(at < below and offset < at + size for at, size in self.holes):
+            self.count("tcp_late_after_gap")
+        elif end <= self.next:
+            self.count("tcp_retransmitted")
+        if start >= end:
+            return
+        if self.fin is not None and end > self.fin:
+            self.count("tcp_beyond_fin")
+            end = self.fin
+        if start > self.next + WINDOW and start < end:
+            self.count("tcp_out_of_window")
+        elif start == self.next and not self.buffer:
+            self.deliver_in_order(packet.payload[start - offset:end - offset], end)    # T5
+        else:
+            self.place(offset, start, end, packet)
+
+    def place(self, offset, start, end, packet):
+        """Buffer the bytes [start, end) of a segment that began at `offset` as the policy says."""
+        self.segments += 1
+        overlap = conflict = False
+        for position in range(start, end):
+            captured = position - offset < len(packet.payload)
+            new = Byte(packet.payload[position - offset] if captured else None,
+                       self.segments, offset, offset + packet.length, packet.ts)
+            old = self.buffer.get(position)
+            if old is None or (old.value is None and captured):
+                self.put(position, new)                                         # T4
+            elif old.value is not None and captured:
+                overlap = True
+                conflict = conflict or old.value != new.value
+                if new_wins(self.config.policy, new, old):
+                    self.put(position, new)                                     # T6
+        if overlap:
+            self.count("tcp_overlaps")
+        if conflict:
+            self.count("tcp_conflicts")
+
+    def put(self, position, byte):
+        self.buffer[position] = byte
+        self.acked_at.pop(position, None)
+
+    def finish_at(self, offset):
+        """Note where the stream ends; the first FIN that can be true stands (T7)."""
+        if self.fin is not None:
+            return
+        if not self.next <= offset <= self.next + WINDOW:
+            self.count("tcp_fin_ignored")
+            return
+        self.fin = offset
+        beyond = [position for position in self.buffer if position >= offset]
+        if beyond:
+            self.count("tcp_beyond_fin")
+        for position in beyond:
+            del self.buffer[position]
+
+    def acknowledge(self, ack):
+        """Take in an acknowledgement that the other side sent (T10)."""
+        self.last_ack = ack
+        if self.origin is None:
+            return
+        offset = self.unwrap(ack)
+        if offset <= self.next + WINDOW and (self.acked is None or offset > self.acked):
+            self.acked = offset
+
+    # ------------------------------------------------------------------ where it begins
+
+    def unwrap(self, seq):
+        """Give a sequence number's offset: of those it may mean, the one nearest to `next`."""
+        return self.next + difference(seq, (self.origin + self.next) & 0xFFFFFFFF)
+
+    def begin(self, origin, from_syn):
+        self.origin = origin
+        self.origin_from_syn = from_syn
+        if self.last_ack is not None:
+            self.acknowledge(self.last_ack)
+
+    def move_offsets(self, by):
+        """Count the offsets of what was picked up from another place, `by` bytes further on."""
+        self.buffer = {position - by: byte._replace(start=byte.start - by, end=byte.end - by)
+                       for position, byte in self.buffer.items()}
+        if self.pick_up_fin is not None:
+            self.finish_at(self.pick_up_fin - by)
+
+    def lowest(self):
+        """Give the lowest offset picked up; a FIN alone counts as well."""
+        return min(self.buffer) if self.buffer else self.pick_up_fin
+
+    def expected(self):
+        """Say how far the other side's last acknowledgement is ahead of the lowest byte, or None."""
+        if self.last_ack is None:
+            return None
+        return difference(self.last_ack, self.pick_up_base + self.lowest())
+
+    def acknowledges_start(self):
+        ahead = self.expected()
+        return ahead is not None and ahead >= 0                                 # T2 (a), (b)
+
+    def waited_enough(self, packet):
+        """Say whether the stream is to begin with the packet that just came, acknowledged or not (T2)."""
+        if not self.buffer:
+            return False
+        lowest, fin = self.lowest(), self.pick_up_fin
+        if fin is not None and lowest < fin and all(at in self.buffer for at in range(lowest, fin)):
+            return True                                                         # (d)
+        waited = packet.ts - self.pick_up_since if packet.length else 0
+        ahead = self.expected()
+        if ahead is not None and -WINDOW <= ahead:
+            return self.over_a_limit() or waited >= self.config.gap_seconds * 1e9
+        return len(self.buffer) >= PICK_UP_BYTES or len(self.pieces()) >= PICK_UP_PIECES \
+            or waited > PICK_UP_NS                                              # (c), (f)
+
+    def pick_up_begins(self):
+        lowest = self.lowest()
+        self.move_offsets(lowest)
+        self.begin((self.pick_up_base + lowest) & 0xFFFFFFFF, from_syn=False)
+        self.deliver()
+
+    def waits_for_start(self):
+        return self.origin is None and (self.buffer or self.pick_up_fin is not None)
+
+    # ------------------------------------------------------------------ what is delivered
+
+    def deliver_in_order(self, data, end):
+        if data:
+            self.emit_data(data)
+        if self.next < end:
+            self.emit_gap(end - self.next)
+
+    def deliver(self):
+        """Deliver everything contiguous, and the FIN when it is its turn."""
+        while self.next in self.buffer:
+            byte = self.buffer.pop(self.next)
+            self.acked_at.pop(self.next, None)
+            if byte.value is None:
+                self.emit_gap(1)
+            else:
+                self.emit_data(bytes([byte.value]))
+        if self.next == self.fin and not self.complete:
+            self.complete = True
+            self.items.append(["fin", self.next])
+
+    def emit_data(self, data):
+        if self.items and self.items[-1][0] == "data":
+            self.items[-1][2].extend(data)
+        else:
+            self.items.append(["data", self.next, bytearray(data)])
+        self.next += len(data)
+
+    def emit_gap(self, length):
+        if self.items and self.items[-1][0] == "gap":
+            self.items[-1][2] += length
+        else:
+            self.items.append(["gap", self.next, length])
+        self.next += length
+
+    # ------------------------------------------------------------------ holes
+
+    def pieces(self):
+        """List the pieces: runs of adjacent buffered bytes that came from one segment alike."""
+        pieces, previous = [], None
+        for position in sorted(self.buffer):
+            byte = self.buffer[position]
+            here = (position, byte.segment, byte.value is None)
+            if previous is None or here != (previous[0] + 1, *previous[1:]):
+                pieces.append([])
+            pieces[-1].append(position)
+            previous = here
+        return pieces
+
+    def over_a_limit(self):
+        if len(self.buffer) > self.config.reassembly_bytes:
+            return True
+        return len(self.buffer) > self.config.reassembly_pieces \
+            and len(self.pieces()) > self.config.reassembly_pieces
+
+    def note_acknowledged(self, packets):
+        """Remember of each piece the packet at which it was first seen to be acknowledged (T9 a)."""
+        if not self.buffer or self.acked is None or self.acked < min(self.buffer):
+            return
+        for piece in self.pieces():
+            if piece[0] <= self.acked and piece[0] not in self.acked_at:
+                self.acked_at.update(dict.fromkeys(piece, packets))
+
+    def close_hole(self):
+        first = min(self.buffer)
+        self.count("tcp_gaps")
+        self.holes.append((self.next, first - self.next))
+        self.emit_gap(first - self.next)
+        self.deliver()
+
+    def close_holes(self, packets, now):
+        """Close the holes that need not be waited for any longer; after each packet (T9)."""
+        if self.origin is None:
+            return
+        while self.buffer and self.over_a_limit():
+            self.close_hole()                                                   # (b)
+        self.note_acknowledged(packets)
+        while self.buffer:
+            first = min(self.buffer)
+            acked_at = self.acked_at.get(first)
+            acknowledged = acked_at is not None and packets - acked_at >= self.config.gap_packets
+            if not acknowledged and now - self.buffer[first].ts < self.config.gap_seconds * 1e9:
+                return
+            self.close_hole()                                                   # (a), (c)
+
+    def end(self):
+        """Deliver everything that is left: the connection is over (T9 d, T11)."""
+        if self.waits_for_start():
+            self.pick_up_begins()
+        while self.buffer:
+            self.close_hole()
+        if self.fin is not None and self.next < self.fin:
+            self.count("tcp_gaps")
+            self.emit_gap(self.fin - self.next)
+            self.deliver()
+
+    def result(self):
+        """Give the items as tuples."""
+        return [("data", item[1], bytes(item[2])) if item[0] == "data" else tuple(item)
+                for item in self.items]
+
+
+class Connection:
+    """Both directions of one connection, and the counters they share."""
+
+    def __init__(self, config=Config()):
+        self.counters = {}
+        self.ways = (Direction(config, self.counters), Direction(config, self.counters))
+        self.packets = 0
+        self.bases = [None, None]
+        self.first_sender = self.first_syn_sender = self.first_syn_ack_sender = None
+
+    def starts_another(self, packet):
+        """Say whether a packet opens a new connection of the same two ends (R1)."""
+        base = self.bases[packet.direction]
+        return packet.flags & SYN and not packet.flags & ACK and base is not None and packet.seq != base
+
+    def packet(self, packet):
+        """Take in the next packet."""
+        self.packets += 1
+        self.remember(packet)
+        sender, receiver = self.ways[packet.direction], self.ways[1 - packet.direction]
+        ignored = packet.flags & RST and not packet.length                      # T8
+        if packet.flags & SYN and not ignored and not sender.synchronise(packet):
+            sender.count("tcp_syn_ignored")
+            ignored = True
+        if packet.flags & ACK:
+            receiver.acknowledge(packet.ack)
+            if receiver.waits_for_start() and receiver.acknowledges_start():
+                receiver.pick_up_begins()
+        if not ignored:
+            sender.segment(packet)
+        for way in (sender, receiver):
+            way.close_holes(self.packets, packet.ts)
+
+    def remember(self, packet):
+        side, flags = packet.direction, packet.flags
+        if self.first_sender is None:
+            self.first_sender = side
+        if flags & SYN and flags & ACK and self.first_syn_ack_sender is None:
+            self.first_syn_ack_sender = side
+        if flags & SYN and not flags & ACK and self.first_syn_sender is None:
+            self.first_syn_sender = side
+        if self.bases[side] is None and (packet.length or not flags & RST):
+            self.bases[side] = packet.seq if flags & SYN else (packet.seq - 1) & 0xFFFFFFFF
+
+    @property
+    def a(self):
+        """The side that opened the connection, as far as one can tell (R2)."""
+        if self.first_syn_sender is not None:
+            return self.first_syn_sender
+        if self.first_syn_ack_sender is not None:
+            return 1 - self.first_syn_ack_sender
+        return self.first_sender
+
+    def end(self):
+        for way in self.ways:
+            way.end()
+
+    def result(self, side):
+        """Give what the sender `side` had delivered."""
+        return self.ways[side].result()
+
+
+def reassemble(packets, config=Config()):
+    """Run the packets of one 5-tuple through the model: a list of ended connections, in turn."""
+    connections = []
+    for packet in packets:
+        if not connections or connections[-1].starts_another(packet):
+            connections.append(Connection(config))
+        connections[-1].packet(packet)
+    for connection in connections:
+        connection.end()
+    return connections
+
+
+def data(items):
+    """Join the data of one direction's items."""
+    return b"".join(item[2] for item in items if item[0] == "data")
+
+
+def gaps(items):
+    """List the (offset, length) of one direction's gaps."""
+    return [(item[1], item[2]) for item in items if item[0] == "gap"]

@@ -13,7 +13,7 @@ help:      ## this list
 	@sed -n 's/^\([a-z]*\): .*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(VENV)/.built  ## show the connections, streams and HTTP messages of a real capture
-	@$(BIN)/flowos inspect examples/demo.pcapng
+	@$(BIN)/flowos inspect examples/demo.pcap
 
 test: $(VENV)/.built $(VENV)/.tested  ## every test, then short rounds under sanitizers and fuzzers
 	@scripts/debian.sh live fuzz

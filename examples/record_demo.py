@@ -1,4 +1,4 @@
-"""Record examples/demo.pcapng: real programs talking in two network namespaces.
+"""Record examples/demo.pcap: real programs talking in two network namespaces.
 
     sudo python examples/record_demo.py [FOLDER]
 
@@ -122,15 +122,8 @@ def offloads_off(device):
                 fcntl.ioctl(control, 0x8946, request)      # SIOCETHTOOL
 
 
-def block(kind, body):
-    """Give a pcapng block: kind, length, body padded to four bytes, length."""
-    body += bytes(-len(body) % 4)
-    length = struct.pack("<I", len(body) + 12)
-    return struct.pack("<I", kind) + length + body + length
-
-
 def record(device, path):
-    """Write every frame on a device to a pcapng file, until SIGTERM comes."""
+    """Write every frame on a device to a pcap file with nanoseconds, until SIGTERM comes."""
     stopped = []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
     tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))                # ETH_P_ALL
@@ -138,10 +131,8 @@ def record(device, path):
     tap.setsockopt(socket.SOL_SOCKET, 35, 1)                                              # SO_TIMESTAMPNS
     tap.bind((device, 0))
     tap.settimeout(0.2)
-    nanoseconds = struct.pack("<HHB3x", 9, 1, 9) + struct.pack("<HH", 0, 0)               # if_tsresol
     with open(path, "wb") as file:
-        file.write(block(0x0A0D0D0A, struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1)))
-        file.write(block(1, struct.pack("<HHI", 1, 0, 0) + nanoseconds))
+        file.write(struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 1 << 18, 1))           # Ethernet
         print("ready", flush=True)
         while True:
             try:
@@ -150,10 +141,8 @@ def record(device, path):
                 if stopped:
                     break
                 continue
-            seconds, rest = struct.unpack("=qq", next(data for _, kind, data in ancillary if kind == 35))
-            stamp = seconds * 1_000_000_000 + rest
-            file.write(block(6, struct.pack("<IIIII", 0, stamp >> 32, stamp & 0xffffffff,
-                                            len(frame), len(frame)) + frame))
+            stamp = next(data for _, kind, data in ancillary if kind == 35)
+            file.write(struct.pack("<IIII", *struct.unpack("=qq", stamp), len(frame), len(frame)) + frame)
     dropped = struct.unpack("=II", tap.getsockopt(263, 6, 8))[1]                # PACKET_STATISTICS
     if dropped:
         raise SystemExit(f"the recorder lost {dropped} frames")
@@ -357,7 +346,7 @@ def record_all(folder, out):
     make_site(folder)
     with Hosts(folder) as hosts:
         serve(hosts, folder)
-        capture = folder / "demo.pcapng"
+        capture = folder / "demo.pcap"
         recorder = hosts.start(sys.executable, __file__, "--in", hosts.server, "record", "wire",
                                str(capture), ready="ready")
         truth = Truth(hosts, folder)
@@ -367,10 +356,10 @@ def record_all(folder, out):
         if recorder.wait(LIMIT):
             raise SystemExit("the recorder failed")
     out.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(capture, out / "demo.pcapng")
+    shutil.copyfile(capture, out / "demo.pcap")
     told = {"transfers": truth.transfers, "lookups": truth.lookups}
     (out / "demo.json").write_text(json.dumps(told, indent=1) + "\n")
-    print(f"recorded {out / 'demo.pcapng'}: {len(truth.transfers)} transfers, {len(truth.lookups)} lookups")
+    print(f"recorded {out / 'demo.pcap'}: {len(truth.transfers)} transfers, {len(truth.lookups)} lookups")
 
 
 def main():

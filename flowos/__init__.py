@@ -16,7 +16,7 @@ from flowos._version import __version__
 from flowos.config import Config
 from flowos.core.connection import Connection, Direction, Endpoint
 from flowos.core.errors import CaptureError, DecoderError, FlowOSError, LimitError, StaleError, UsageError
-from flowos.core.window import ROW, DataUnit, Window
+from flowos.core.window import DataUnit, Window
 from flowos.core.journal import FlowWindow
 from flowos.engine import Engine, Flow
 from flowos.module import RDONLY, RDWR, Module
@@ -27,3 +27,11 @@ __all__ = [
     "FlowOSError", "FlowWindow", "LimitError", "Module", "RDONLY", "RDWR", "ROW", "StaleError", "UsageError", "Window",
     "__version__", "decoders", "get_decoder", "register_decoder", "unregister_decoder",
 ]
+
+
+def __getattr__(name):
+    if name == "ROW":                     # asks for NumPy, which most programs do without
+        from flowos.core.window import row_dtype
+
+        return row_dtype()
+    raise AttributeError(f"module 'flowos' has no attribute {name!r}")

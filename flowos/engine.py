@@ -4,7 +4,7 @@ from collections import namedtuple
 from flowos.config import Config
 from flowos.core.engine import BaseEngine
 from flowos.core.errors import UsageError
-from flowos.core.ports import open_ports
+from flowos.core.ports import merge_ports, open_port
 from flowos.registry import decoders, get_decoder
 
 _LEVELS = frozenset(("frame", "ip", "transport", "tcp", "udp", "sctp", "icmp"))
@@ -64,8 +64,9 @@ class Engine(BaseEngine):
         """Add an input: a path, "-" for standard input, or a `Port`; several are merged by time."""
         if self.packets:
             raise UsageError("ports are added before the first packet is taken")
-        self._inputs.append(spec)
-        self._set_port(open_ports(self._inputs))
+        port = open_port(spec)
+        self._inputs.append(port)
+        self._set_port(port if len(self._inputs) == 1 else merge_ports(self._inputs))
 
     # ---- flows ----------------------------------------------------------------------------
 

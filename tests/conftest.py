@@ -39,7 +39,7 @@ def project():
 @pytest.fixture(scope="session")
 def demo_capture():
     """The capture that `make demo` shows."""
-    return ROOT / "examples" / "demo.pcapng"
+    return ROOT / "examples" / "demo.pcap"
 
 
 @pytest.fixture(scope="session")

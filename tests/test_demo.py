@@ -23,7 +23,7 @@ def inspect(capture):
 def compare(folder):
     """Compare a recording with what the programs said."""
     told = json.loads((folder / "demo.json").read_text())
-    found = inspect(folder / "demo.pcapng")
+    found = inspect(folder / "demo.pcap")
     connections = found["connections"]
     responses = collections.defaultdict(list)
     for message in found["http"]:

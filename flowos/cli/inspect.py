@@ -67,7 +67,7 @@ def settings(arguments):
 
     chosen = {"tcp_policy": arguments.policy, "ip_policy": arguments.ip_policy}
     if arguments.max_connections:
-        chosen["connections"] = arguments.max_connections
+        chosen["max_connections"] = arguments.max_connections
     if arguments.no_tunnels:
         chosen["tunnels"] = ()
     elif arguments.tunnel:
@@ -83,7 +83,7 @@ class Inspection:
     """
 
     def __init__(self, inputs, report, config=None, flows=(), files=None):
-        from flowos import Engine
+        from flowos import Engine, get_decoder
         from .inspect_messages import Names, Requests
         from .inspect_streams import Streams
 
@@ -92,8 +92,10 @@ class Inspection:
         self.http = Requests(report)
         for name, match in flows:
             self.engine.create_flow(name, match)
-        for module in (Streams(report, files), self.http, Names(report, "dns"), Names(report, "tls")):
-            self.engine.attach(module)
+        self.engine.attach(Streams(report, files))
+        for module in (self.http, Names(report, "dns"), Names(report, "tls")):
+            if get_decoder(module.protocol) is not None:       # a decoder may be left out: its section is empty
+                self.engine.attach(module)
         for path in inputs:
             self.engine.add_port(path)
 

@@ -98,10 +98,9 @@ typedef struct fos_cold {
     struct fos_vlans *more_vlans;
     void *handle;             /* borrowed: the Python handle, or NULL */
     void *decoding;           /* owned by the engine: the decoders' state, or NULL */
+    void *fields;             /* owned by the engine: what the flow was decided on, or NULL */
     uint32_t icmp_errors;
-    uint32_t flow_generation; /* the classifier's generation when the flow was decided */
     uint32_t hash;
-    uint32_t spare;
 } fos_cold;
 FOS_ASSERT_SIZE(fos_cold, 64);
 

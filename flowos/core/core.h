@@ -117,6 +117,7 @@ typedef struct fos_core {
     fos_list opened;          /* connections whose `opened` is due, in order */
     fos_list closed;          /* connections off the table that wait for their last delivery */
     fos_pool chunks, streams, pieces, ooos;
+    fos_pool fields;          /* what flows were decided on, one per connection once there are flows */
     fos_blocks blocks;
     uint64_t waiting_bytes;   /* over all directions: payload that waits for earlier bytes */
     uint64_t next_id;
@@ -130,7 +131,7 @@ typedef struct fos_core {
     int failed;               /* memory ran out */
     uint32_t unanswered_first, unanswered_last, answered_first, answered_last;
     /* Decides the flow of a new connection from its first packet; NULL: flow 0. */
-    uint32_t (*classify)(void *classifier, const fos_pkt *p);
+    uint32_t (*classify)(void *classifier, const fos_pkt *p, uint32_t index);
     void *classifier;
     void *owner;              /* the Python object that owns this core */
     int wants_datagrams;      /* reassembled datagrams are told to the owner */
@@ -200,7 +201,7 @@ FOS_NOINLINE void fos_append_unit(fos_core *core, uint32_t index, fos_conn *c, i
     u->packet = o->packet;
     u->l3 = o->l3;
     u->l4 = o->l4;
-    u->payload = payload;
+    u->payload = payload < o->captured ? payload : o->captured;   /* an empty unit behind a cut header */
     u->captured = o->captured;
     u->spare = 0;
     if (o->flags & FOS_UNIT_OWNED) fos_block_keep(o->frame);

@@ -156,8 +156,9 @@ cdef extern from "loop.h" nogil:
         fos_vlans *more_vlans
         void *handle
         void *decoding
+        void *fields
         uint32_t icmp_errors
-        uint32_t flow_generation
+        uint32_t hash
 
     ctypedef struct fos_table:
         fos_conn *conns
@@ -225,6 +226,7 @@ cdef extern from "loop.h" nogil:
         fos_pool chunks
         fos_pool streams
         fos_pool pieces
+        fos_pool fields
         fos_blocks blocks
         uint64_t waiting_bytes
         uint64_t packet_number
@@ -238,7 +240,7 @@ cdef extern from "loop.h" nogil:
         int failed
         void *owner
         int wants_datagrams
-        uint32_t (*classify)(void *classifier, const fos_pkt *p) noexcept nogil
+        uint32_t (*classify)(void *classifier, const fos_pkt *p, uint32_t index) noexcept nogil
         void *classifier
 
     uint32_t fos_class_of(uint8_t proto)
@@ -255,6 +257,8 @@ cdef extern from "loop.h" nogil:
     fos_unit *fos_stream_append(fos_stream *s, fos_pool *chunks)
     fos_unit *fos_stream_unit(const fos_stream *s, uint64_t index)
     void fos_stream_free_to(fos_stream *s, uint64_t index, fos_pool *chunks)
+    void fos_pool_init(fos_pool *pool, size_t item, fos_blocks *blocks)
+    void fos_pool_destroy(fos_pool *pool)
     void *fos_pool_take(fos_pool *pool)
     void fos_pool_give(fos_pool *pool, void *item)
     void fos_block_keep(const uint8_t *frame)

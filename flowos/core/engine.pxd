@@ -2,6 +2,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from flowos.core.connection cimport Connection
+from flowos.core.flowtable cimport FlowTable
 from flowos.core.port cimport Port
 from flowos.core.state cimport Core
 from flowos.core.window cimport Window
@@ -25,6 +26,7 @@ cdef class BaseEngine:
     cdef Core core
     cdef readonly object config
     cdef Port port
+    cdef FlowTable flow_table          # None until there is a flow
     cdef list attachments
     cdef list names                    # of the flows, by number; 0: none
     cdef object names_tuple

@@ -16,6 +16,7 @@ from libc.stdlib cimport free, realloc
 
 from flowos.core.connection cimport Connection, connection_of
 from flowos.core.core cimport *
+from flowos.core.flowtable cimport FlowTable
 from flowos.core.decoding cimport Decoding
 from flowos.core.journal cimport FlowWindow, flow_window, give_back
 from flowos.core.port cimport Port
@@ -72,6 +73,20 @@ cdef class BaseEngine:
         self.core.owner = port
         self.core.c.stable = port.stable
         self.core.c.defrag.stable = port.stable
+
+    def _match_flow(self, match, priority, number):
+        if self.flow_table is None:
+            self.flow_table = FlowTable(self.core)
+        self.deliver()
+        self.flow_table.add(match, priority, number)
+
+    def _unmatch_flow(self, number):
+        self.deliver()
+        self.flow_table.remove(number)
+
+    @property
+    def _flow_table(self):
+        return self.flow_table
 
     def _set_decoders(self, classes):
         """Tell which decoders there are: {protocol: class}."""

@@ -9,10 +9,8 @@ from cpython.ref cimport Py_REFCNT
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport free
 
-import numpy as np
-
 from flowos.core.core cimport fos_journal, fos_row
-from flowos.core.window import ROW
+from flowos.core.window import row_dtype
 from flowos.core.errors import StaleError
 
 
@@ -45,7 +43,9 @@ cdef class FlowWindow:
         if self.buffer is None:
             raise StaleError("the window was released: its call has returned")
         if self.made is None:
-            self.made = np.frombuffer(self.buffer, ROW) if self.buffer.count else np.empty(0, ROW)
+            import numpy
+
+            self.made = numpy.frombuffer(self.buffer, row_dtype())
         return self.made
 
     def __repr__(self):

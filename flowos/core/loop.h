@@ -11,6 +11,7 @@
 #include "ring.h"
 #include "sctp.h"
 
+enum { FOS_FIELDS_ROOM = 128 };  /* bytes of a struct fos_fields (fields.h) */
 enum { FOS_BURST = 64 };      /* packets in flight between the rounds: 64 x 128 B stay in the L1 cache */
 
 /* ---- the ages of connections: who is evicted first ------------------------------------------- */
@@ -47,6 +48,10 @@ static void fos_conn_free(fos_core *core, uint32_t index) {
             }
             memset(h, 0, sizeof *h);
         }
+    }
+    if (core->table.cold[index].fields) {
+        fos_pool_give(&core->fields, core->table.cold[index].fields);
+        core->table.cold[index].fields = NULL;
     }
     fos_table_release(&core->table, index);
 }
@@ -154,7 +159,7 @@ FOS_NOINLINE uint32_t fos_conn_open(fos_core *core, const fos_pkt *p) {
                                      : p->key.w[0] == p->key.w[2] && p->key.w[1] == p->key.w[3];
     if (same && p->key.ports >> 16 == (p->key.ports & 0xffff)) dir = p->dir;   /* both ends equal: all is a to b */
     if (dir) c->flags |= FOS_CONN_A_IS_HIGH;
-    c->flow = core->classify ? core->classify(core->classifier, p) : 0;
+    c->flow = core->classify ? core->classify(core->classifier, p, index) : 0;
     if (!c->flow) FOS_COUNT(&core->counters, connections_unmatched);
     fos_age_enter(core, index, &core->unanswered_first, &core->unanswered_last);
     fos_wheel_enter(&core->wheel, &core->table, index, p->ts + fos_conn_timeout(core, c));
@@ -234,6 +239,7 @@ FOS_INLINE void fos_datagram_packet(fos_core *core, uint32_t index, fos_conn *c,
 FOS_NOINLINE void fos_packet_unit(fos_core *core, uint32_t index, fos_conn *c, const fos_pkt *p) {
     fos_plan *plan = &core->plans[c->flow];
     uint32_t class = fos_class_of(p->key.proto), end = p->payload + p->paycap;
+    if (end > p->captured) end = p->captured;   /* the snap length may end inside the transport header */
     uint32_t len = end > p->l4 ? end - p->l4 : 0;
     fos_origin o = fos_origin_of(p);
     fos_half *h = fos_half_of(core, index, p->dir);
@@ -369,6 +375,7 @@ static int fos_core_init(fos_core *core) {
     fos_pool_init(&core->streams, sizeof(fos_stream), &core->blocks);
     fos_pool_init(&core->pieces, sizeof(fos_piece), &core->blocks);
     fos_pool_init(&core->ooos, sizeof(fos_ooo), &core->blocks);
+    fos_pool_init(&core->fields, FOS_FIELDS_ROOM, &core->blocks);
     fos_pool_init(&core->defrag.entries, sizeof(fos_defrag_entry), &core->blocks);
     fos_pool_init(&core->defrag.pieces, sizeof(fos_piece), &core->blocks);
     core->defrag.counters = &core->counters;
@@ -411,6 +418,7 @@ static void fos_core_destroy(fos_core *core) {
     fos_pool_destroy(&core->streams);
     fos_pool_destroy(&core->pieces);
     fos_pool_destroy(&core->ooos);
+    fos_pool_destroy(&core->fields);
     fos_table_destroy(&core->table);
     fos_blocks_destroy(&core->blocks);
 }

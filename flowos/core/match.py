@@ -103,16 +103,19 @@ class Match:
         return not (self.value ^ other.value) & self.mask & other.mask
 
     def differences(self, packet):
-        """Give the parts of the match that a packet does not meet, each with what the packet has.
+        """Give (what the match wants, what the packet has) for each field that a packet does not meet.
 
-        >>> Match("tcp,tp_dst=80").differences(fields.Fields(dl_type=0x800, nw_proto=17, tp_dst=80))
+        Fields that the packet cannot have are left out: their prerequisite is listed.
+
+        >>> Match("tcp,tp_dst=80").differences(fields.Fields(dl_type=0x800, nw_proto=17, tp_dst=443))
         [('nw_proto=6', 'nw_proto=17')]
         """
         wrong = []
         for field in fields.FIELDS:
             mask = self.mask & field.full
-            if mask and field.need.met(self.value, self.mask) and (packet.block ^ self.value) & mask:
-                wrong.append((field.show(self.value, mask), field.show(packet.block & mask, mask)))
+            if mask and (packet.block ^ self.value) & mask and field.need.met(self.value, self.mask) \
+                    and field.need.met(packet.block, fields.EVERY_BIT):
+                wrong.append((field.show(self.value & mask, mask), field.show(packet.block & mask, mask)))
         return wrong
 
 

@@ -1,5 +1,5 @@
 """The seam between the engine and anything packets come from or go to: a pair of rings."""
-from flowos.core.ring cimport fos_ring
+from flowos.core.ring cimport Ring, fos_ring
 
 
 cdef class Port:
@@ -9,5 +9,6 @@ cdef class Port:
     cdef readonly bint ended        # no packet will come any more; those in the ring are still there
 
     cdef int make_ring(self, fos_ring *ring, object slots) except -1
+    cdef Ring show(self, fos_ring *ring)
     cdef int rxsync(self) except -1 nogil
     cdef int txsync(self) except -1 nogil

@@ -5,10 +5,7 @@ is the only writer of their heads and cursors (ring.h has the picture).  A port 
 `rxsync` or `txsync`; both are called once per batch, never per packet, and never block for
 longer than the port's class says.
 """
-from libc.stdint cimport uint32_t
-from libc.stdlib cimport calloc, free
-
-from flowos.core.ring cimport FOS_NO_BUFFER, fos_ring, fos_slot
+from flowos.core.ring cimport Ring, fos_ring, free_slots, make_slots, ring_over
 from flowos.core.errors import UsageError
 
 __all__ = ["Port"]
@@ -25,19 +22,16 @@ cdef class Port:
         self.name = ""
 
     def __dealloc__(self):
-        free(self.rx.slots)
-        free(self.tx.slots)
+        free_slots(&self.rx, None)
+        free_slots(&self.tx, None)
 
     cdef int make_ring(self, fos_ring *ring, object slots) except -1:
-        if slots < 1 or slots > 1 << 20 or slots & (slots - 1):
-            raise UsageError(f"{self.name}: a ring of {slots} slots; expected a power of two up to {1 << 20}")
-        ring.slots = <fos_slot *> calloc(slots, sizeof(fos_slot))
-        if ring.slots == NULL:
-            raise MemoryError(f"{self.name}: no memory for a ring of {slots} slots")
-        ring.size = slots
-        for index in range(ring.size):
-            ring.slots[index].buffer = FOS_NO_BUFFER
-        return 0
+        """Give the RX or TX ring its slots; theirs is no arena."""
+        return make_slots(ring, slots, None, self.name)
+
+    cdef Ring show(self, fos_ring *ring):
+        """Make the handle of the RX or TX ring."""
+        return ring_over(ring, self, None)
 
     cdef int rxsync(self) except -1 nogil:
         """Take back the slots below rx.head and fill free ones; return how many are new."""
@@ -46,6 +40,16 @@ cdef class Port:
     cdef int txsync(self) except -1 nogil:
         """Send the slots below tx.head and give back free ones; return how many were sent."""
         return 0
+
+    @property
+    def rx_ring(self):
+        """The ring of packets that came in, a Ring; None where the port has none."""
+        return self.show(&self.rx) if self.rx.size else None
+
+    @property
+    def tx_ring(self):
+        """The ring of packets to send, a Ring; None where the port has none."""
+        return self.show(&self.tx) if self.tx.size else None
 
     def rx_sync(self):
         """Take back the slots below the head of the RX ring and fill free ones; return how many are new."""

@@ -18,15 +18,20 @@ cdef class StreamPort(FormatPort):
     cdef readonly str compression   # "gzip", "zstd" or None
     cdef readonly str problem       # why the input ended early, or None
     cdef fos_input_block block      # the one being filled and walked
+    cdef uint32_t first             # index of the first slot whose frame lies in it
     cdef size_t have                # [0, have) of it was read
     cdef size_t pos                 # the next record in it
-    cdef fos_input_block *held      # filled ones whose slots are held, oldest first, a ring of `held_room`
-    cdef uint32_t held_first, held_count, held_room
-    cdef fos_input_block spare      # one block that is free again
-    cdef uint64_t read_bytes, blocks, carried
+    cdef fos_input_block *held      # earlier ones, each with held slots: a ring of rx.size, oldest first
+    cdef uint32_t held_first, held_count
+    cdef fos_input_block spare      # one that is free again
+    cdef uint64_t input_bytes, carried_bytes, blocks_made
 
+    cdef int open_source(self, object source, object name) except -1
+    cdef int open_format(self) except -1
     cdef int open_block(self, size_t size) except -1 nogil
-    cdef int make_room(self) except -1 nogil
+    cdef void release_block(self, fos_input_block *block) noexcept nogil
     cdef void recycle(self) noexcept nogil
-    cdef void release(self, fos_input_block *block) noexcept nogil
-    cdef ssize_t refill(self) except -1 nogil
+    cdef int make_room(self) except -1 nogil
+    cdef Py_ssize_t refill(self) except -1 nogil
+    cdef Py_ssize_t wait_or_end(self, int error) except -1
+    cdef int close_source(self) except -1

@@ -11,8 +11,6 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-import numpy as np
-
 from flowos.core.connection cimport Connection, connection_of
 from flowos.core.core cimport *
 from flowos.core.state cimport Core
@@ -23,9 +21,22 @@ from flowos.core.errors import StaleError
 KINDS = {FOS_UNIT_DATA: "data", FOS_UNIT_GAP: "gap", FOS_UNIT_SYN: "syn", FOS_UNIT_FIN: "fin", FOS_UNIT_RST: "rst"}
 LEVELS = ("frame", "ip", "transport")
 
-#: One row per unit: what `Window.array()` gives (40 bytes, the core's struct fos_row).
-ROW = np.dtype([("offset", "<u8"), ("ts", "<i8"), ("packet", "<u8"), ("connection", "<u4"), ("length", "<u4"),
-                ("wire", "<u4"), ("kind", "<u2"), ("direction", "u1"), ("proto", "u1")])
+cdef object _row = None
+
+
+def row_dtype():
+    """Give the dtype of a row: what `array()` shows of a unit (40 bytes, the core's struct fos_row).
+
+    NumPy is imported at the first call: programs that want no arrays start without it.
+    """
+    global _row
+    if _row is None:
+        import numpy
+
+        _row = numpy.dtype([
+            ("offset", "<u8"), ("ts", "<i8"), ("packet", "<u8"), ("connection", "<u4"), ("length", "<u4"),
+            ("wire", "<u4"), ("kind", "<u2"), ("direction", "u1"), ("proto", "u1")])
+    return _row
 
 
 cdef class View:
@@ -486,16 +497,18 @@ cdef class Window:
         return memoryview(joined)
 
     def array(self):
-        """Give the units as a NumPy structured array of dtype `ROW`: one row per unit, a copy."""
+        """Give the units as a NumPy structured array of dtype `flowos.ROW`: one row per unit, a copy."""
         cdef fos_unit *u
         cdef uint64_t i
         self.check()
-        rows = np.zeros(self.stop - self.first, ROW)
+        import numpy
+
+        rows = numpy.zeros(self.stop - self.first, row_dtype())
         proto = self.core.c.table.conns[self.index].key.proto
         for i in range(self.first, self.stop):
             if self.made is not None:
                 unit = self.unit_at(i)
-                rows[i] = (unit.offset, unit.ts, 0, self.index, unit.length, 0, 0, self.direction, proto)
+                rows[i - self.first] = (unit.offset, unit.ts, 0, self.index, unit.length, 0, 0, self.direction, proto)
                 continue
             u = fos_stream_unit(self.stream, i)
             rows[i - self.first] = (u.off, u.ts, u.packet if self.lvl != LEVEL_DECODER else 0, self.index,

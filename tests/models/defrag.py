@@ -37,10 +37,9 @@ class Fragment(NamedTuple):
 
 
 class Byte(NamedTuple):
-    """One buffered byte, the number of the fragment it came from, and where that began and ended."""
+    """One buffered byte, and where the fragment it came from began and ended."""
 
     value: int
-    fragment: int
     start: int
     end: int
 
@@ -53,13 +52,7 @@ class Datagram:
     total: int = None
     bytes: dict = field(default_factory=dict)
     extents: dict = field(default_factory=dict)     # (start, end) -> payload of the fragments taken in
-    taken: int = 0
     poisoned: bool = False
-
-    def pieces(self):
-        """Count the runs of adjacent bytes that came from one fragment."""
-        return sum(at - 1 not in self.bytes or self.bytes[at - 1].fragment != byte.fragment
-                   for at, byte in self.bytes.items())
 
     def whole(self):
         return self.total is not None and len(self.bytes) == self.total
@@ -74,10 +67,10 @@ class Datagram:
 class Defragmenter:
     """All unfinished datagrams, oldest first."""
 
-    def __init__(self, policy="first", timeouts=(30, 60), datagrams=8192, memory=64 << 20, pieces=8192):
+    def __init__(self, policy="first", timeouts=(30, 60), datagrams=8192, memory=64 << 20):
         self.policy = policy
         self.timeouts = {4: timeouts[0] * SECOND_NS, 6: timeouts[1] * SECOND_NS}
-        self.limits = (datagrams, memory, pieces)
+        self.limits = (datagrams, memory)
         self.table = {}
         self.counters = {}
 
@@ -97,7 +90,7 @@ class Defragmenter:
         if datagram is None:
             datagram = self.table[fragment.key] = Datagram(fragment.ts)
         if datagram.poisoned:
-            self.count("ip6_fragment_overlap")
+            self.count("ip_fragment_poisoned")
             return None
         if datagram.contradicts(fragment):
             self.count("ip_fragment_conflict_end")
@@ -122,48 +115,46 @@ class Defragmenter:
             return "ip_fragment_too_big"
         return None
 
+    def note_overlap(self, datagram, fragment):
+        """Count a fragment that meets bytes that are there already; say whether it does."""
+        met = [at for at in range(fragment.offset, fragment.end) if at in datagram.bytes]
+        if met:
+            self.count("ip_fragment_overlaps")
+        if any(datagram.bytes[at].value != fragment.payload[at - fragment.offset] for at in met):
+            self.count("ip_fragment_conflicts")
+        return bool(met)
+
     def place_4(self, datagram, fragment):
         """Put an IPv4 fragment where the policy says (D1)."""
-        datagram.taken += 1
-        overlap = conflict = False
+        self.note_overlap(datagram, fragment)
         for at in range(fragment.offset, fragment.end):
-            new = Byte(fragment.payload[at - fragment.offset], datagram.taken, fragment.offset, fragment.end)
+            new = Byte(fragment.payload[at - fragment.offset], fragment.offset, fragment.end)
             old = datagram.bytes.get(at)
-            if old is not None:
-                overlap = True
-                conflict = conflict or old.value != new.value
             if old is None or new_wins(self.policy, new, old):
                 datagram.bytes[at] = new
-        if overlap:
-            self.count("ip_fragment_overlaps")
-        if conflict:
-            self.count("ip_fragment_conflicts")
 
     def place_6(self, datagram, fragment):
         """Take in an IPv6 fragment; anything but an exact repetition poisons the datagram (D1, RFC 5722)."""
         extent = (fragment.offset, fragment.end)
+        overlaps = self.note_overlap(datagram, fragment)
         if datagram.extents.get(extent) == fragment.payload:
             return
-        if any(at in datagram.bytes for at in range(*extent)):
+        if overlaps:
             self.count("ip6_fragment_overlap")
             datagram.poisoned = True
             datagram.bytes, datagram.extents = {}, {}
             return
-        datagram.taken += 1
         datagram.extents[extent] = fragment.payload
         for at in range(*extent):
-            datagram.bytes[at] = Byte(fragment.payload[at - fragment.offset], datagram.taken, *extent)
+            datagram.bytes[at] = Byte(fragment.payload[at - fragment.offset], *extent)
 
     def finish(self, key, datagram):
         """Give the payload if it is whole, else see to the limits (D2, D5)."""
         if datagram.whole():
             del self.table[key]
-            self.count("ip_datagrams")
+            self.count("datagrams_reassembled")
             return bytes(datagram.bytes[at].value for at in range(datagram.total))
-        datagrams, memory, pieces = self.limits
-        if datagram.taken > pieces and datagram.pieces() > pieces:
-            del self.table[key]
-            self.count("ip_fragment_too_many")
+        datagrams, memory = self.limits
         while len(self.table) > datagrams or sum(len(d.bytes) for d in self.table.values()) > memory:
             del self.table[next(iter(self.table))]
             self.count("ip_fragments_evicted")
@@ -171,8 +162,14 @@ class Defragmenter:
 
     def expire(self, now):
         """Forget what began too long ago (D4)."""
-        for key, datagram in list(self.table.items()):
-            if now - datagram.since >= self.timeouts[key[0]]:
-                del self.table[key]
-                if not datagram.poisoned:
-                    self.count("ip_fragments_timed_out")
+        self.forget(key for key, datagram in self.table.items() if now - datagram.since >= self.timeouts[key[0]])
+
+    def end(self):
+        """Give up what is unfinished at the end of the capture."""
+        self.forget(self.table)
+
+    def forget(self, keys):
+        for key in list(keys):
+            datagram = self.table.pop(key)
+            if not datagram.poisoned:
+                self.count("ip_fragments_timed_out")

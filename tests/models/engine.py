@@ -8,7 +8,30 @@ import flowos
 
 from .tcp import data
 
-FOREVER = 10**9         # seconds: what a capture may pause for before a connection is given up
+# The counters that the models keep as well.
+TCP_COUNTERS = ("tcp_before_start", "tcp_beyond_fin", "tcp_conflicts", "tcp_cut_bytes", "tcp_fin_ignored",
+                "tcp_gaps", "tcp_gap_bytes", "tcp_gap_by_ack", "tcp_gap_by_limit", "tcp_gap_by_time", "tcp_gap_by_end",
+                "tcp_late_after_gap", "tcp_out_of_window", "tcp_overlaps", "tcp_picked_up", "tcp_retransmitted",
+                "tcp_syn_ignored")
+IP_COUNTERS = ("ip6_fragment_overlap", "ip_fragment_conflict_end", "ip_fragment_malformed",
+               "ip_fragment_overlaps", "ip_fragment_conflicts", "ip_fragment_too_big",
+               "ip_fragment_truncated", "ip_fragments_evicted", "ip_fragments_timed_out", "ip_fragment_poisoned", "datagrams_reassembled")
+
+
+def tcp_config(config):
+    """Turn the TCP model's configuration into fields of `flowos.Config`."""
+    return {"tcp_policy": config.policy, "gap_packets": config.gap_packets, "gap_seconds": config.gap_seconds,
+            "reassembly_bytes": config.reassembly_bytes, "reassembly_pieces": config.reassembly_pieces}
+
+
+def tcp_counters(result):
+    """Pick the counters of TCP reassembly that are not zero."""
+    return {name: result["counters"][name] for name in TCP_COUNTERS if result["counters"][name]}
+
+
+def ip_counters(result):
+    """Pick the counters of defragmentation that are not zero."""
+    return {name: result["counters"][name] for name in IP_COUNTERS if result["counters"][name]}
 
 
 def new_recorder():

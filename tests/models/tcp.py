@@ -94,8 +94,8 @@ class Direction:
         self.pick_up_since = None
         self.pick_up_fin = None
 
-    def count(self, name):
-        self.counters[name] = self.counters.get(name, 0) + 1
+    def count(self, name, by=1):
+        self.counters[name] = self.counters.get(name, 0) + by
 
     # ------------------------------------------------------------------ what arrives
 
@@ -272,6 +272,7 @@ class Direction:
             or waited > PICK_UP_NS                                              # (c), (f)
 
     def pick_up_begins(self):
+        self.count("tcp_picked_up")
         lowest = self.lowest()
         self.move_offsets(lowest)
         self.begin((self.pick_up_base + lowest) & 0xFFFFFFFF, from_syn=False)
@@ -286,6 +287,7 @@ class Direction:
         if data:
             self.emit_data(data)
         if self.next < end:
+            self.count("tcp_cut_bytes", end - self.next)
             self.emit_gap(end - self.next)
 
     def deliver(self):
@@ -294,6 +296,7 @@ class Direction:
             byte = self.buffer.pop(self.next)
             self.acked_at.pop(self.next, None)
             if byte.value is None:
+                self.count("tcp_cut_bytes")
                 self.emit_gap(1)
             else:
                 self.emit_data(bytes([byte.value]))
@@ -343,11 +346,12 @@ class Direction:
             if piece[0] <= self.acked and piece[0] not in self.acked_at:
                 self.acked_at.update(dict.fromkeys(piece, packets))
 
-    def close_hole(self):
-        first = min(self.buffer)
+    def close_hole(self, end, reason):
         self.count("tcp_gaps")
-        self.holes.append((self.next, first - self.next))
-        self.emit_gap(first - self.next)
+        self.count("tcp_gap_bytes", end - self.next)
+        self.count(f"tcp_gap_by_{reason}")
+        self.holes.append((self.next, end - self.next))
+        self.emit_gap(end - self.next)
         self.deliver()
 
     def close_holes(self, packets, now):
@@ -355,26 +359,26 @@ class Direction:
         if self.origin is None:
             return
         while self.buffer and self.over_a_limit():
-            self.close_hole()                                                   # (b)
+            self.close_hole(min(self.buffer), "limit")                          # (b)
         self.note_acknowledged(packets)
         while self.buffer:
             first = min(self.buffer)
             acked_at = self.acked_at.get(first)
-            acknowledged = acked_at is not None and packets - acked_at >= self.config.gap_packets
-            if not acknowledged and now - self.buffer[first].ts < self.config.gap_seconds * 1e9:
+            if acked_at is not None and packets - acked_at >= self.config.gap_packets:
+                self.close_hole(first, "ack")                                   # (a)
+            elif now - self.buffer[first].ts >= self.config.gap_seconds * 1e9:
+                self.close_hole(first, "time")                                  # (c)
+            else:
                 return
-            self.close_hole()                                                   # (a), (c)
 
     def end(self):
         """Deliver everything that is left: the connection is over (T9 d, T11)."""
         if self.waits_for_start():
             self.pick_up_begins()
         while self.buffer:
-            self.close_hole()
+            self.close_hole(min(self.buffer), "end")
         if self.fin is not None and self.next < self.fin:
-            self.count("tcp_gaps")
-            self.emit_gap(self.fin - self.next)
-            self.deliver()
+            self.close_hole(self.fin, "end")
 
     def result(self):
         """Give the items as tuples."""

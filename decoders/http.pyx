@@ -274,7 +274,6 @@ cdef class HttpDecoder(Decoder):
 
     name = "http"
     over = ("tcp", "sctp")
-    kinds = KINDS
 
     cdef Side side[2]
     cdef uint32_t reasons[R_COUNT]
@@ -307,6 +306,10 @@ cdef class HttpDecoder(Decoder):
         True
         """
         return probe_start(bytes(data[:PROBE_BYTES]))
+
+    def kind_name(self, int kind):
+        """Name a kind of unit."""
+        return KINDS[kind]
 
     def describe(self, int kind, bytes data):
         """Give the HttpHead of a head, the (name, value) list of a trailer, else None."""
@@ -758,7 +761,7 @@ cdef object probe_start(bytes data):
             return None
         return fos_http_may_start(text, n, True) and text.isascii() and text.decode().isprintable()
     if not fos_http_start_line(&start, text, lf + 1, False):
-        return False
+        return None if b"HTTP/1" in text[:lf] else False    # a broken request: the answer will tell
     if start.response or not start.odd:
         return True
     target = text[:lf].split()[1:2]         # no version: HTTP/0.9 and scanners, not IMAP or SIP

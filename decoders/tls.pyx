@@ -247,7 +247,6 @@ cdef class TlsDecoder(Decoder):
 
     name = "tls"
     over = ("tcp", "sctp")
-    kinds = KINDS
 
     cdef Side side[2]
     cdef uint32_t reasons[R_COUNT]
@@ -278,6 +277,10 @@ cdef class TlsDecoder(Decoder):
         False
         """
         return probe_start(bytes(data[:PROBE_BYTES]))
+
+    def kind_name(self, int kind):
+        """Name a kind of unit."""
+        return KINDS[kind]
 
     def describe(self, int kind, bytes data):
         """Give the TlsHello of a hello unit, else None."""

@@ -56,7 +56,7 @@ http {{
     }}
     server {{
         listen 443 ssl; listen [::]:443 ssl; server_name {name}; root {folder}/www;
-        ssl_certificate {folder}/cert.pem; ssl_certificate_key {folder}/key.pem;
+        ssl_protocols TLSv1.2 TLSv1.3; ssl_certificate {folder}/cert.pem; ssl_certificate_key {folder}/key.pem;
     }}
 }}
 """

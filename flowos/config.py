@@ -55,6 +55,16 @@ class Config:
     deliver_units: int = 1024               # units that may wait before modules are called
     deliver_rows: int = 16_384              # rows that may wait before modules of scope "flow" are called
 
+    @classmethod
+    def offline(cls, **values):
+        """Make a Config for capture files: connections do not expire by time, only by the limit.
+
+        A capture may hold pauses of years between packets of one conversation, and memory is
+        bounded by `max_connections` all the same.  `values` set further fields.
+        """
+        never = {field.name: 1e9 for field in fields(cls) if field.name.startswith("timeout_")}
+        return cls(**{**never, **values})
+
     def __post_init__(self):
         for field in fields(self):
             self._check_field(field.name, getattr(self, field.name))

@@ -18,7 +18,7 @@ ANY = object()          # a value that the reason makes immaterial
 
 FIRST = ("policy first: of overlapping bytes those that came first stand; RFC 9293 3.10.7.4 has a receiver "
          "process bytes once, in sequence, and so keep what it has")
-NO_TCP = "tshark opens QUIC initials with keys from the connection ID; decoding QUIC is not attempted"
+NO_QUIC = "tshark opens QUIC initials with keys from the connection ID; decoding QUIC is not attempted"
 QUOTED = "an ICMP error quotes the message; a quoted packet is not sent again (RFC 792), so it counts nowhere"
 
 DECISIONS = (
@@ -69,6 +69,14 @@ DECISIONS = (
              "as above: the datagram is no packet"),
     Decision("suricata_ipv6-malformed-fragments-1--frag-1.pcap", "icmpv6 2001:db8:1::1-2001:db8:1::2 #0 a_to_b bytes", 144,
              "as above"),
+
+    # ---- messages that are quoted, or encrypted
+    Decision("arkime_v6.pcap", "dns frame *", None, QUOTED),
+    Decision("zeek_tunnels-gre-sample.pcap", "dns frame 34", None, QUOTED),
+    Decision("zeek_tunnels-gre-sample.pcap", "dns frame 36", None, QUOTED),
+    Decision("ndpi_quic_frags_ch_in_multiple_packets.pcapng", "tls frame * over quic", None, NO_QUIC),
+    Decision("suricata_tcp-fastopen-10-syn-data-ignore.pcap", "tls connection 0 b_to_a", [("server_hello", None)],
+             "the stream begins with a ServerHello; tshark, which follows the other SYN+ACK, does not see it"),
 
     # ---- HTTP
     Decision("ndpi_fuzz-2006-09-29-28586.pcap", "http frame 20 POST host", "%s\x002.20.3.5",

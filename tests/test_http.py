@@ -526,7 +526,7 @@ PROBES = [
     (b"GET / HTTP/1.1\r\n", True), (b"GET /", None), (b"G", None), (b"\r\n", None), (b"\r\nPOST /x HTTP/1.0\n", True),
     (b"GET /" + b"x" * 80, True), (b"GET /\x00" + b"x" * 80, False), (b"CONNECT a:443 HTTP/1.1\r\n", True),
     (b"FROB /a HTTP/1.1\r\n", True), (b"FROB /" + b"a" * 80, False), (b"HTTP/1.1 200 OK", True), (b"HTTP/1.1 2", None),
-    (b"HTTP/1.0 302\r\n", True), (b"HTTP/1.1 abc\r\n", False), (b"GET /\r\n", True), (b"OPTIONS\r\n", True),
+    (b"HTTP/1.0 302\r\n", True), (b"HTTP/1.1 abc\r\n", None), (b"GET/HTTP/1.1\nHost: a\n", None), (b"GET /\r\n", True), (b"OPTIONS\r\n", True),
     (b"GET /HTTP/1.1\nHost: a\n", True), (b"OPTIONS sip:a@b SIP/2.0\r\n", False), (b"OPTIONS * RTSP/1.0\r\n", False),
     (b"SIP/2.0 200 OK\r\n", False), (b"RTSP/1.0 200 OK\r\n", False), (b"SSH-2.0-OpenSSH_9\r\n", False),
     (b"220 mail ESMTP\r\n", False), (b"EHLO a\r\n", False), (b"USER a\r\n", False), (b"SEARCH ALL\r\n", False),

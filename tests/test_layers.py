@@ -76,6 +76,8 @@ def import_complaints(path, text):
     """Say which imports of a source go against the layers."""
     part = part_of(path)
     for name in imported(path, text):
+        if part == "face" and name in ("flowos.decoders", "flowos.modules"):
+            continue                            # the registry looks into the folders, and names no file
         target = target_part(name)
         if target not in MAY_IMPORT.get(part, {target}):
             yield f"{path}: {part} must not import {name}"
@@ -92,6 +94,7 @@ def test_the_import_rule_can_fail():
         "modules/a.py": "from flowos.decoders.http import Head",
         "modules/b.py": "import modules.a",
         "flowos/engine.py": "from flowos.cli import main",
+        "flowos/registry.py": "import flowos.decoders.http",
         "flowos/face.py": "from flowos import (Engine,  # reason\n    services)",
         "flowos/services/s.py": "from ..core import ring",
         "flowos/services/t.py": "    from flowos.core.ring import Ring",
@@ -103,6 +106,7 @@ def test_the_import_rule_can_fail():
         "decoders/a.py": "from flowos.decoder import Decoder\nfrom flowos.core.errors import UsageError",
         "modules/a.py": "from flowos import Module, RDWR",
         "flowos/engine.py": '"""Text.\n\nfrom flowos.cli import main\n"""\nfrom flowos.core.engine import Loop',
+        "flowos/registry.py": "import flowos.decoders",
         "flowos/services/s.py": "from flowos import Engine\nfrom . import rpc",
         "flowos/cli/c.py": "from flowos.services import rpc",
     }

@@ -72,7 +72,7 @@ def settings(arguments):
         chosen["tunnels"] = ()
     elif arguments.tunnel:
         chosen["tunnels"] = tuple(arguments.tunnel)
-    return Config(**chosen)
+    return Config.offline(**chosen)
 
 
 class Inspection:
@@ -92,7 +92,8 @@ class Inspection:
         self.http = Requests(report)
         for name, match in flows:
             self.engine.create_flow(name, match)
-        self.engine.attach(Streams(report, files))
+        self.streams = Streams(report, files)
+        self.engine.attach(self.streams)
         for module in (self.http, Names(report, "dns"), Names(report, "tls")):
             if get_decoder(module.protocol) is not None:       # a decoder may be left out: its section is empty
                 self.engine.attach(module)
@@ -130,7 +131,7 @@ class Inspection:
         self.report.finish(
             {"packets": capture.packets, "bytes": capture.bytes, "truncated": capture.truncated,
              "linktypes": list(capture.linktypes), "first_ns": capture.first_ns, "last_ns": capture.last_ns},
-            dict(engine.ip_reassembly), {**engine.statistics(), **self.http.statistics()})
+            dict(engine.ip_reassembly), {**engine.statistics(), **self.http.statistics(), **self.streams.statistics()})
 
     def close(self):
         """Close the files, and drop what the report kept."""

@@ -24,23 +24,20 @@ class Deflate:
 
     def __init__(self, gzip):
         self.gzip = gzip
-        self.inner = zlib.decompressobj(31) if gzip else None
+        self.inner = None
         self.head = b""
 
     def feed(self, data):
         """Give what `data` unpacks to, in pieces of at most PIECE bytes."""
-        if self.inner is None:
-            data = self.head + bytes(data)
-            if len(data) < 2:
-                self.head = data
-                return
-            wrapped = data[0] & 15 == 8 and (data[0] << 8 | data[1]) % 31 == 0
-            self.inner = zlib.decompressobj(15 if wrapped else -15)
-        while data:
-            if self.inner.eof:
-                if not self.gzip or bytes(data[:2]) != b"\x1f\x8b":
-                    return                       # padding after the end: ignored, as browsers do
-                self.inner = zlib.decompressobj(31)      # RFC 1952 2.2: members follow each other
+        data = self.head + bytes(data) if self.head else data
+        self.head = b""
+        while len(data):
+            if self.inner is None or self.inner.eof:
+                if len(data) < 2:
+                    self.head = bytes(data)      # two bytes tell what begins here
+                    return
+                if not self.begin(data):
+                    return
             try:
                 piece = self.inner.decompress(data, PIECE)
             except zlib.error:
@@ -48,6 +45,14 @@ class Deflate:
             if piece:
                 yield piece
             data = self.inner.unconsumed_tail or self.inner.unused_data
+
+    def begin(self, data):
+        """Begin a member; False at padding behind the end, which is ignored as browsers do."""
+        if self.inner is not None and not (self.gzip and bytes(data[:2]) == b"\x1f\x8b"):
+            return False                         # RFC 1952 2.2: only gzip members follow each other
+        wrapped = data[0] & 15 == 8 and (data[0] << 8 | data[1]) % 31 == 0
+        self.inner = zlib.decompressobj(31 if self.gzip else 15 if wrapped else -15)
+        return True
 
     def ended(self):
         """Say whether the coded data came to their end."""

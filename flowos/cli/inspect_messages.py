@@ -98,6 +98,6 @@ def tls_record(unit, window):
     """Give the record of a TLS hello; None for anything else."""
     hello = unit.info
     return {
-        "direction": DIRECTIONS[window.direction], "kind": hello.kind, "sni": hello.sni,
+        "direction": DIRECTIONS[window.direction], "kind": f"{hello.kind}_hello", "sni": hello.sni,
         "alpn": list(hello.alpn), "versions": list(hello.versions),
     }

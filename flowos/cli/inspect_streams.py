@@ -9,8 +9,31 @@ import os
 
 from flowos import Module
 
-EMPTY = hashlib.sha256(b"").hexdigest()
 OPEN_FILES = 128           # stream files held open at a time: below any usual ulimit -n
+MOST_GAPS = 1 << 16        # gaps listed per direction; more are counted only
+
+
+class Digest:
+    """What is known of one direction's stream so far."""
+
+    __slots__ = ("size", "hash", "gaps")
+
+    def __init__(self):
+        self.size, self.hash, self.gaps = 0, hashlib.sha256(), []
+
+    def gap(self, offset, length):
+        """Note a gap; one that follows on another makes it longer.  False: there are too many."""
+        if self.gaps and sum(self.gaps[-1]) == offset:
+            self.gaps[-1] = (self.gaps[-1][0], self.gaps[-1][1] + length)
+        elif len(self.gaps) < MOST_GAPS:
+            self.gaps.append((offset, length))
+        else:
+            return False
+        return True
+
+    def record(self):
+        """Give the JSON record of the stream."""
+        return {"bytes": self.size, "sha256": self.hash.hexdigest(), "gaps": inner_gaps(self.gaps, self.size)}
 
 
 class Streams(Module):
@@ -20,34 +43,40 @@ class Streams(Module):
 
     def __init__(self, report, files=None):
         self.report, self.files = report, files
-        self.digests = {}          # (connection, direction) -> [bytes, hash]
-
-    def process_batch(self, windows):
-        for window in windows:
-            self.process(window)
+        self.digests = {}          # (connection, direction) -> Digest, of those open that carried anything
+        self.unlisted = 0
 
     def process(self, window):
-        connection, digest = window.connection, None
-        for segment in window.segments:
+        digest = connection = None
+        for unit in window.units:
+            data = unit.data
+            if not len(data) and unit.kind != "gap":
+                continue                           # a SYN, FIN or RST: a position, no bytes
             if digest is None:
+                connection = window.connection
                 key = (connection.id, window.direction)
-                digest = self.digests.get(key)
-                if digest is None:
-                    digest = self.digests[key] = [0, hashlib.sha256()]
-            digest[0] += len(segment)
-            digest[1].update(segment)
+                digest = self.digests.get(key) or self.digests.setdefault(key, Digest())
+            if not len(data):
+                self.unlisted += not digest.gap(unit.offset, unit.length)
+                continue
+            digest.size += len(data)
+            digest.hash.update(data)
             if self.files is not None:
-                self.files.write(connection, window.direction, segment)
+                self.files.write(connection, window.direction, data)
 
     def closed(self, connection, reason):
-        ends = [self.digests.pop((connection.id, way), None) for way in (0, 1)]
+        ends = [self.digests.pop((connection.id, way), None) or Digest() for way in (0, 1)]
         self.report.connection(connection.id, record(connection, ends))
         if self.files is not None:
             self.files.finish(connection)
 
+    def statistics(self):
+        """Give the counter of gaps that are not listed."""
+        return {"stream_gaps_not_listed": self.unlisted}
+
 
 def record(connection, ends):
-    """Give the JSON record of a connection; `ends` are its directions' [bytes, hash] or None."""
+    """Give the JSON record of a connection; `ends` are its directions' Digests."""
     return {
         "proto": connection.proto, "a": end(connection.a), "b": end(connection.b),
         "vlans": [list(stack) for stack in connection.vlans], "depth": connection.depth,
@@ -62,12 +91,10 @@ def end(endpoint):
 
 
 def way(direction, digest):
-    size, sha256 = (0, EMPTY) if digest is None else (digest[0], digest[1].hexdigest())
     return {
         "packets": direction.packets, "bytes": direction.bytes,
         "payload_bytes": direction.payload_bytes,
-        "syn": direction.syn, "fin": direction.fin, "rst": direction.rst,
-        "stream": {"bytes": size, "sha256": sha256, "gaps": inner_gaps(direction.gaps, size)},
+        "syn": direction.syn, "fin": direction.fin, "rst": direction.rst, "stream": digest.record(),
     }
 
 

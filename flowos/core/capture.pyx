@@ -123,10 +123,10 @@ cdef class CapturePort(FormatPort):
     the file beyond what the held slots span.
     """
 
-    def __cinit__(self, path, slots=256):
+    def __cinit__(self, path, slots=256, name=None):
         cdef int started
         self.fd = -1
-        self.name = os.fsdecode(path)
+        self.name = name or os.fsdecode(path)
         self.stable = True
         self.make_ring(&self.rx, slots)
         try:

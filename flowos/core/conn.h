@@ -35,8 +35,8 @@ enum fos_conn_flags {
     FOS_CONN_READY = 2,       /* on the list of connections with something to deliver */
     FOS_CONN_CLOSED = 4,      /* off the table; waits for its last delivery */
     FOS_CONN_ANNOUNCED = 8,   /* `opened` was told */
-    FOS_CONN_DECODING = 16,   /* a decoder sits on it, or is still looked for */
-    FOS_CONN_OPENING = 32,    /* `opened` is due */
+    FOS_CONN_ANSWERED = 16,   /* on the list of answered connections, */
+    FOS_CONN_OVER = 32,       /* ... or of those that only wait for stragglers; else of unanswered ones */
     FOS_CONN_A_KNOWN = 64,    /* a SYN said who opened */
     FOS_CONN_HALVES = 128,    /* the lines of its directions are in use: they are cleared when it goes */
 };

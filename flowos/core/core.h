@@ -122,14 +122,17 @@ typedef struct fos_core {
     uint64_t waiting_bytes;   /* over all directions: payload that waits for earlier bytes */
     uint64_t next_id;
     uint64_t packet_number;
-    int64_t now;              /* the latest capture time seen */
+    int64_t now;              /* the latest capture time of the packets processed */
+    int64_t tick_ns;          /* from this time on the wheel has something to do */
     int64_t first_ns, last_ns;    /* of the first packet and of the last, in order of arrival */
     uint32_t link_count;
     uint16_t links[FOS_MAX_LINKS];  /* link types in the order in which they were seen */
     int tcp_policy;
     int stable;               /* the port's frames stay where they are */
     int failed;               /* memory ran out */
-    uint32_t unanswered_first, unanswered_last, answered_first, answered_last;
+    struct fos_ages {         /* connections by age, for eviction: over, unanswered, answered */
+        uint32_t first, last;
+    } ages[3];
     /* Decides the flow of a new connection from its first packet; NULL: flow 0. */
     uint32_t (*classify)(void *classifier, const fos_pkt *p, uint32_t index);
     void *classifier;
@@ -140,6 +143,8 @@ typedef struct fos_core {
 FOS_INLINE fos_half *fos_half_of(const fos_core *core, uint32_t index, int dir) {
     return &core->table.halves[2 * (size_t)index + (size_t)dir];
 }
+
+enum { FOS_AGE_OVER = 0, FOS_AGE_UNANSWERED, FOS_AGE_ANSWERED };
 
 static int fos_list_add(fos_list *l, uint32_t item) {
     if (l->count == l->capacity) {

@@ -14,6 +14,7 @@ ctypedef struct decoding_sink:
     const uint8_t *piece       # the bytes being fed, when units may refer to them
     size_t piece_n
     int64_t ts
+    uint64_t packet            # number of the packet being fed
     int emitted
 
 
@@ -22,18 +23,22 @@ cdef class Decoding:
     cdef uint32_t index
     cdef readonly object name
     cdef object decoder
+    cdef dict kinds            # names of the decoder's kinds of units
     cdef Decoder native
     cdef fos_stream up[2]      # by direction of the key
     cdef list made             # units of a Python decoder: a list for each direction of the key
     cdef decoding_sink sink
-    cdef list candidates
-    cdef list pending
+    cdef list candidates       # classes not yet ruled out: a list for each direction of the key
+    cdef list pending          # what the accepted decoder will be fed first
+    cdef int[2] tries
     cdef Py_ssize_t pending_bytes
     cdef bint finished[2]
     cdef object errors
     cdef int decode(self) except -1
     cdef int _unit(self, int dir, const fos_unit *u) except -1
     cdef int _probe(self, int dir, const fos_unit *u) except -1
+    cdef object _ask(self, decoder, data, int direction, port)
+    cdef int _bound(self) except -1
     cdef int _accept(self, decoder) except -1
     cdef int _fault(self, decoder, error) except -1
     cdef int _user(self, int dir) noexcept

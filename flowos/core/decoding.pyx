@@ -5,9 +5,13 @@
                                                                  v
                                              one stream of units for each direction
 
-While no decoder has accepted the first bytes, they are kept aside (at most 256 bytes) and fed
-to the one that does.  A decoder that raises is taken off its connection; the error is kept.
+While no decoder has accepted the first bytes of either direction, they are kept aside (at most
+256 bytes) and fed to the one that does.  A direction that was picked up in mid-stream may begin
+anywhere: the start of each of its first 16 pieces is tried, and the decoder begins there.
+A decoder that raises is taken off its connection; the error is kept.
 """
+import sys
+
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -21,6 +25,7 @@ cdef enum:
     PROBE_BYTES = 64           # what a probe is shown at most
     PENDING_BYTES = 256        # first bytes kept for decoders that cannot tell yet
     PENDING_UNITS = 8
+    MIDSTREAM_TRIES = 16       # pieces of a stream picked up midway that are tried as a beginning
 
 
 cdef int _emit(fos_sink *sink, const fos_unit *unit, const uint8_t *bytes, size_t n) noexcept nogil:
@@ -56,7 +61,7 @@ cdef class Decoding:
     def __cinit__(self, Core core, uint32_t index, list candidates, errors):
         self.core = core
         self.index = index
-        self.candidates = candidates
+        self.candidates = [candidates, list(candidates)]
         self.errors = errors
         self.pending = []
         self.made = [[], []]
@@ -72,8 +77,10 @@ cdef class Decoding:
         return self.made[dir]
 
     def kind_name(self, int kind):
-        """Name a kind of unit in the decoder's words."""
-        return self.decoder.kind_name(kind)
+        """Name a kind of unit in the words of the decoder's module: its table KINDS."""
+        if self.kinds is None:
+            self.kinds = getattr(sys.modules[type(self.decoder).__module__], "KINDS", {})
+        return self.kinds.get(kind) or f"kind-{kind}"
 
     def describe(self, int kind, bytes data):
         """Give the decoder's object for a unit of this kind."""
@@ -82,7 +89,7 @@ cdef class Decoding:
     @property
     def over(self):
         """Say whether every decoder declined: there is nothing to decode."""
-        return self.decoder is None and not self.candidates
+        return self.decoder is None and not self.candidates[0] and not self.candidates[1]
 
     cdef int decode(self) except -1:
         """Feed the new transport units of both directions, in order of their packets."""
@@ -109,6 +116,7 @@ cdef class Decoding:
                 self._unit(d, u[d])
 
     cdef int _unit(self, int dir, const fos_unit *u) except -1:
+        self.sink.packet = u.packet
         if self.decoder is None:
             return self._probe(dir, u)
         if u.kind == FOS_UNIT_DATA:
@@ -127,31 +135,55 @@ cdef class Decoding:
         data = b""
         if u.kind == FOS_UNIT_DATA:
             data = PyBytes_FromStringAndSize(<const char *>(u.frame + u.payload), u.len)
-        self.pending.append((dir, u.kind, data, u.off, u.len, u.ts))
+        self.pending.append((dir, u.kind, data, u.off, u.len, u.ts, u.packet))
         self.pending_bytes += len(data)
-        if not data:
-            return 0
-        first = b"".join([entry[2] for entry in self.pending if entry[0] == dir])[:PROBE_BYTES]
+        if not data or not self.candidates[dir]:
+            return self._bound()
         cdef fos_conn *c = &self.core.c.table.conns[self.index]
         cdef int direction = dir ^ (c.flags & FOS_CONN_A_IS_HIGH)
         cdef int b_is_high = not (c.flags & FOS_CONN_A_IS_HIGH)
+        cdef bint midstream = c.key.proto == 6 and not fos_half_of(self.core.c, self.index, dir).flags & FOS_HALF_FROM_SYN
         port = c.key.ports & 0xffff if b_is_high else c.key.ports >> 16
+        first = b"".join([entry[2] for entry in self.pending if entry[0] == dir])
+        self.tries[dir] += 1
         left = []
-        for decoder in self.candidates:
-            try:
-                answer = decoder.probe(memoryview(first), direction, port)
-            except Exception as error:
-                self._fault(decoder, error)
-                continue
+        for decoder in self.candidates[dir]:
+            answer = self._ask(decoder, first, direction, port)
+            if not answer and midstream and len(data) < len(first):
+                answer = self._ask(decoder, data, direction, port)
+                if answer:                    # begins with this piece: what lies before is not its own
+                    self.pending = [entry for entry in self.pending if entry[0] != dir or entry[2] is data]
             if answer:
                 return self._accept(decoder)
-            if answer is None:
+            if answer is None or (midstream and self.tries[dir] < MIDSTREAM_TRIES):
                 left.append(decoder)
-        self.candidates = left
+        self.candidates[dir] = left
+        if midstream and left:                # keep only what may still be a beginning
+            self.pending = [entry for entry in self.pending if entry[0] != dir or entry[2] is data]
+            self.pending_bytes = sum([len(entry[2]) for entry in self.pending])
+            return 0
+        return self._bound()
+
+    cdef object _ask(self, decoder, data, int direction, port):
+        """Give the probe's answer; a probe that raises counts as a no."""
+        try:
+            return decoder.probe(memoryview(data)[:PROBE_BYTES], direction, port)
+        except Exception as error:
+            self._fault(decoder, error)
+            return False
+
+    cdef int _bound(self) except -1:
+        """Give up when too much was kept for decoders that cannot tell."""
         if self.pending_bytes > PENDING_BYTES or len(self.pending) > PENDING_UNITS:
-            self.candidates = []
-        if not self.candidates:
+            for dir in range(2):
+                if not any([entry[0] == dir and entry[2] for entry in self.pending]):
+                    continue                  # nothing of this direction was seen yet: it may still tell
+                self.candidates[dir] = []
+        if self.over:
             self.pending = []
+        elif self.pending_bytes > PENDING_BYTES:
+            self.pending = self.pending[len(self.pending) - 1:] if self.pending_bytes > 16 * PENDING_BYTES else self.pending
+            self.pending_bytes = sum([len(entry[2]) for entry in self.pending])
         return 0
 
     cdef int _accept(self, decoder) except -1:
@@ -159,15 +191,16 @@ cdef class Decoding:
         try:
             self.decoder = decoder()
         except Exception as error:
-            self.candidates = []
+            self.candidates = [[], []]
             self._fault(decoder, error)
             return 0
         self.name = decoder.name
-        self.candidates = []
+        self.candidates = [[], []]
         if isinstance(self.decoder, Decoder):
             self.native = <Decoder>self.decoder
         pending, self.pending = self.pending, []
-        for dir, kind, data, off, length, ts in pending:
+        for dir, kind, data, off, length, ts, packet in pending:
+            self.sink.packet = packet
             if kind == FOS_UNIT_DATA:
                 self._feed(dir, <const uint8_t *><char *>data, len(data), off, ts, False)
             elif kind == FOS_UNIT_GAP:
@@ -236,6 +269,7 @@ cdef class Decoding:
     cdef int _keep(self, int dir, units, int64_t ts) except -1:
         for unit in units or ():
             unit.ts = ts
+            unit.packet = self.sink.packet
             self.made[dir].append(unit)
             self.sink.emitted += 1
         return 0

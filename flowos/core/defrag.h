@@ -189,14 +189,18 @@ static int fos_defrag_add(fos_defrag *d, const fos_fragment *f, fos_datagram *ou
     }
     fos_piece seg = {.start = start, .end = end, .ostart = start, .oend = end};
     if (f->ver == 6) {
+        int overlap = 0, differ = 0, same = 0;
         for (fos_piece *p = e->pieces.first; p && p->start < end; p = p->next) {
             if (p->end <= start) continue;
-            FOS_COUNT(c, ip_fragment_overlaps);
-            if (p->ostart == start && p->oend == end && p->start == start && p->end == end &&
-                !memcmp(p->data, f->frame + f->data, f->len)) return 0;      /* an exact duplicate: RFC 8200 4.5 */
             uint64_t from = p->start > start ? p->start : start, to = p->end < end ? p->end : end;
-            if (memcmp(p->data + (from - p->start), f->frame + f->data + (from - start), to - from))
-                FOS_COUNT(c, ip_fragment_conflicts);
+            overlap = 1;
+            same |= p->start == start && p->end == end;
+            differ |= memcmp(p->data + (from - p->start), f->frame + f->data + (from - start), to - from) != 0;
+        }
+        if (overlap) {
+            FOS_COUNT(c, ip_fragment_overlaps);
+            if (differ) FOS_COUNT(c, ip_fragment_conflicts);
+            if (same && !differ) return 0;    /* an exact duplicate: RFC 8200 section 4.5 */
             FOS_COUNT(c, ip6_fragment_overlap);
             d->bytes -= e->pieces.bytes;
             fos_pieces_clear(&e->pieces, &d->pieces);

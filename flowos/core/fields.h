@@ -103,11 +103,14 @@ FOS_NOINLINE void fos_extract_nd(fos_cursor *c, fos_fields *f) {
     }
 }
 
-FOS_INLINE void fos_extract_transport(fos_cursor *c, fos_fields *f) {
+FOS_INLINE void fos_extract_transport(fos_rest *r, fos_fields *f) {
+    fos_cursor *c = &r->c;
     const uint8_t *t;
+    size_t size = fos_rest_size(r);
     switch (f->nw_proto) {
     case 6:
         if (!(t = fos_cur_bytes(c, 20))) return;
+        if (FOS_UNLIKELY(t[12] < 0x50 || (size_t)(t[12] >> 4) * 4 > size)) return;
         f->tcp_flags = fos_be16(t + 12) & 0xfff;
         break;
     case 17:
@@ -157,7 +160,7 @@ FOS_NOINLINE void fos_extract_ip4(fos_rest *r, fos_fields *f) {
         f->nw_frag = FOS_FRAG_ANY | (fragment & 0x1fff ? FOS_FRAG_LATER : 0);
     fos_rest_trim(r, total - 20);
     fos_cur_skip(&r->c, header - 20);
-    if (FOS_LIKELY(!(f->nw_frag & FOS_FRAG_LATER))) fos_extract_transport(&r->c, f);
+    if (FOS_LIKELY(!(f->nw_frag & FOS_FRAG_LATER))) fos_extract_transport(r, f);
 }
 
 /* Step over extension headers (RFC 8200, section 4) to the transport, whose number goes to *proto.
@@ -193,16 +196,16 @@ FOS_NOINLINE void fos_extract_ip6(fos_rest *r, fos_fields *f) {
     if (FOS_UNLIKELY(payload > size)) return;
     memcpy(f->ipv6_src, h + 8, 16);
     memcpy(f->ipv6_dst, h + 24, 16);
-    uint32_t first = fos_be32(h);
-    f->ipv6_label = first & 0xfffff;
     fos_rest_trim(r, payload);
     uint8_t proto = h[6], frag = 0;
     if (!fos_extract_extensions(&r->c, &proto, &frag)) return;
+    uint32_t first = fos_be32(h);
+    f->ipv6_label = first & 0xfffff;
     f->nw_proto = proto;
     f->nw_frag = frag;
     f->nw_tos = (uint8_t)(first >> 20);
     f->nw_ttl = h[7];
-    if (FOS_LIKELY(!(frag & FOS_FRAG_LATER))) fos_extract_transport(&r->c, f);
+    if (FOS_LIKELY(!(frag & FOS_FRAG_LATER))) fos_extract_transport(r, f);
 }
 
 /* ARP and RARP for IPv4 over Ethernet (RFC 826); any other kind has no fields. */

@@ -16,24 +16,34 @@ enum { FOS_BURST = 64 };      /* packets in flight between the rounds: 64 x 128 
 
 /* ---- the ages of connections: who is evicted first ------------------------------------------- */
 
-static void fos_age_enter(fos_core *core, uint32_t index, uint32_t *first, uint32_t *last) {
+FOS_INLINE int fos_age_of(const fos_conn *c) {
+    return c->flags & FOS_CONN_OVER ? FOS_AGE_OVER : c->flags & FOS_CONN_ANSWERED ? FOS_AGE_ANSWERED : FOS_AGE_UNANSWERED;
+}
+
+static void fos_age_enter(fos_core *core, uint32_t index) {
     fos_conn *c = &core->table.conns[index];
+    struct fos_ages *list = &core->ages[fos_age_of(c)];
     c->age_next = 0;
-    c->age_prev = *last;
-    if (*last) core->table.conns[*last].age_next = index;
-    else *first = index;
-    *last = index;
+    c->age_prev = list->last;
+    if (list->last) core->table.conns[list->last].age_next = index;
+    else list->first = index;
+    list->last = index;
 }
 
-static void fos_age_leave(fos_core *core, uint32_t index, uint32_t *first, uint32_t *last) {
+static void fos_age_leave(fos_core *core, uint32_t index) {
     fos_conn *c = &core->table.conns[index];
+    struct fos_ages *list = &core->ages[fos_age_of(c)];
     if (c->age_prev) core->table.conns[c->age_prev].age_next = c->age_next;
-    else *first = c->age_next;
+    else list->first = c->age_next;
     if (c->age_next) core->table.conns[c->age_next].age_prev = c->age_prev;
-    else *last = c->age_prev;
+    else list->last = c->age_prev;
 }
 
-FOS_INLINE int fos_answered(const fos_conn *c) { return c->packets[0] && c->packets[1]; }
+FOS_NOINLINE void fos_age_move(fos_core *core, uint32_t index, uint8_t flag) {
+    fos_age_leave(core, index);
+    core->table.conns[index].flags |= flag;
+    fos_age_enter(core, index);
+}
 
 /* ---- closing ------------------------------------------------------------------------------- */
 
@@ -61,8 +71,8 @@ FOS_NOINLINE void fos_conn_close(fos_core *core, uint32_t index, int reason) {
     fos_conn *c = &core->table.conns[index];
     if (c->key.proto == FOS_PROTO_TCP) fos_tcp_finish(core, index, c);
     else if (c->key.proto == FOS_PROTO_SCTP) fos_sctp_finish(core, index, c);
-    if (reason == FOS_CLOSE_TIMEOUT && c->state == FOS_STATE_CLOSED) reason = FOS_CLOSE_FIN;
-    else if (reason == FOS_CLOSE_TIMEOUT && c->state == FOS_STATE_RESET) reason = FOS_CLOSE_RST;
+    if ((reason == FOS_CLOSE_TIMEOUT || reason == FOS_CLOSE_EVICTED) && c->state == FOS_STATE_CLOSED) reason = FOS_CLOSE_FIN;
+    else if ((reason == FOS_CLOSE_TIMEOUT || reason == FOS_CLOSE_EVICTED) && c->state == FOS_STATE_RESET) reason = FOS_CLOSE_RST;
     FOS_COUNT(&core->counters, connections_closed);
     if (reason == FOS_CLOSE_TIMEOUT) FOS_COUNT(&core->counters, connections_timed_out);
     else if (reason == FOS_CLOSE_EVICTED) FOS_COUNT(&core->counters, connections_evicted);
@@ -70,8 +80,7 @@ FOS_NOINLINE void fos_conn_close(fos_core *core, uint32_t index, int reason) {
     c->reason = (uint8_t)reason;
     c->flags |= FOS_CONN_CLOSED;
     fos_wheel_leave(&core->wheel, &core->table, index);
-    if (fos_answered(c)) fos_age_leave(core, index, &core->answered_first, &core->answered_last);
-    else fos_age_leave(core, index, &core->unanswered_first, &core->unanswered_last);
+    fos_age_leave(core, index);
     fos_table_remove(&core->table, index);
     fos_plan *plan = &core->plans[c->flow];
     if (plan->events || plan->rows || core->table.cold[index].handle || core->table.cold[index].decoding || (c->flags & FOS_CONN_READY)) {
@@ -79,17 +88,17 @@ FOS_NOINLINE void fos_conn_close(fos_core *core, uint32_t index, int reason) {
     } else fos_conn_free(core, index);
 }
 
-/* Make room: the oldest connection without an answer, else an old one that has been quiet. */
+/* Make room: what is over, else the oldest without an answer, else an old one that has been quiet. */
 FOS_NOINLINE void fos_conn_evict(fos_core *core) {
-    uint32_t victim = core->unanswered_first;
+    uint32_t victim = core->ages[FOS_AGE_OVER].first;
+    if (!victim) victim = core->ages[FOS_AGE_UNANSWERED].first;
     if (!victim) {
-        victim = core->answered_first;
+        victim = core->ages[FOS_AGE_ANSWERED].first;
         for (int tries = 0; tries < 16 && victim; tries++) {
-            fos_conn *c = &core->table.conns[victim];
-            if (core->now - c->last_ns > 10 * FOS_SECOND) break;
-            fos_age_leave(core, victim, &core->answered_first, &core->answered_last);
-            fos_age_enter(core, victim, &core->answered_first, &core->answered_last);
-            victim = core->answered_first;
+            if (core->now - core->table.conns[victim].last_ns > 10 * FOS_SECOND) break;
+            fos_age_leave(core, victim);
+            fos_age_enter(core, victim);
+            victim = core->ages[FOS_AGE_ANSWERED].first;
         }
     }
     if (victim) fos_conn_close(core, victim, FOS_CLOSE_EVICTED);
@@ -105,8 +114,9 @@ FOS_INLINE int64_t fos_conn_timeout(const fos_core *core, const fos_conn *c) {
 /* Handle the slots of the wheel up to `now`. */
 FOS_NOINLINE void fos_expire(fos_core *core, int64_t now) {
     fos_wheel *w = &core->wheel;
-    int64_t tick = now / FOS_SECOND;
-    if (!w->started || tick < w->now_tick - 3600) {   /* the first packet, or a clock set back */
+    int64_t tick = now / FOS_SECOND - (now % FOS_SECOND < 0);
+    core->tick_ns = (tick + 1) * FOS_SECOND;
+    if (!w->started || tick < w->now_tick) {          /* the first packet, or a clock set back */
         w->started = 1;
         w->now_tick = tick;
         return;
@@ -161,7 +171,7 @@ FOS_NOINLINE uint32_t fos_conn_open(fos_core *core, const fos_pkt *p) {
     if (dir) c->flags |= FOS_CONN_A_IS_HIGH;
     c->flow = core->classify ? core->classify(core->classifier, p, index) : 0;
     if (!c->flow) FOS_COUNT(&core->counters, connections_unmatched);
-    fos_age_enter(core, index, &core->unanswered_first, &core->unanswered_last);
+    fos_age_enter(core, index);
     fos_wheel_enter(&core->wheel, &core->table, index, p->ts + fos_conn_timeout(core, c));
     if (core->plans[c->flow].events && fos_list_add(&core->opened, index)) core->failed = 1;
     return index;
@@ -274,8 +284,7 @@ FOS_INLINE void fos_packet(fos_core *core, const fos_pkt *p) {
     }
     c->last_ns = p->ts;
     if (FOS_UNLIKELY(!c->packets[dir]) && c->packets[!dir]) {
-        fos_age_leave(core, index, &core->unanswered_first, &core->unanswered_last);
-        fos_age_enter(core, index, &core->answered_first, &core->answered_last);
+        if (!(c->flags & FOS_CONN_OVER)) fos_age_move(core, index, FOS_CONN_ANSWERED);
         if (proto != FOS_PROTO_TCP && c->state == FOS_STATE_ACTIVE) c->state = FOS_STATE_ANSWERED;
     }
     c->packets[dir]++;
@@ -298,6 +307,8 @@ FOS_INLINE void fos_packet(fos_core *core, const fos_pkt *p) {
     if (FOS_LIKELY(proto == FOS_PROTO_TCP)) {
         c->payload[dir] += p->paylen;
         fos_tcp_packet(core, index, c, p);
+        if (FOS_UNLIKELY(c->state == FOS_STATE_CLOSED || c->state == FOS_STATE_RESET) && !(c->flags & FOS_CONN_OVER))
+            fos_age_move(core, index, FOS_CONN_OVER);
     } else if (FOS_LIKELY(proto == FOS_PROTO_UDP)) {
         fos_datagram_packet(core, index, c, FOS_CLASS_UDP, p);
     } else if (proto == FOS_PROTO_SCTP) {
@@ -325,10 +336,16 @@ static void fos_burst(fos_core *core, const fos_ring *ring, uint32_t from, uint3
         int count = 0;
         for (; i < n && count < FOS_BURST; i++) {
             const fos_slot *s = fos_ring_slot(ring, from + i);
+            if (FOS_LIKELY(s->ts > core->now) || FOS_UNLIKELY(s->ts < core->now - 3600 * FOS_SECOND)) {
+                if (FOS_UNLIKELY(s->ts >= core->tick_ns || s->ts < core->now)) {
+                    if (count) break;             /* what came before this second is processed before it begins */
+                    fos_expire(core, s->ts);
+                }
+                core->now = s->ts;
+            }
             bytes += s->wire;
             if (FOS_UNLIKELY(s->link != link)) fos_note_link(core, (uint16_t)(link = s->link));
             if (FOS_UNLIKELY(s->len < s->wire)) FOS_COUNT(&core->counters, truncated);
-            if (FOS_UNLIKELY(s->ts > core->now || s->ts < core->now - 3600 * FOS_SECOND)) core->now = s->ts;
             uint64_t number = ++core->packet_number;
             if (FOS_LIKELY(fos_parse_fast(&core->parser, s->ptr, s->len, s->wire, s->link, s->ts, number, s->iface,
                                           pkts + count))) {
@@ -342,7 +359,6 @@ static void fos_burst(fos_core *core, const fos_ring *ring, uint32_t from, uint3
                 __builtin_prefetch(&core->table.slots[pkts[count + k].hash & core->table.mask]);
             count += m;
         }
-        if (core->now / FOS_SECOND != core->wheel.now_tick) fos_expire(core, core->now);
         for (int k = 0; k < count; k++) {
             uint32_t index = core->table.slots[fos_table_probe(&core->table, pkts[k].hash)].conn;
             const char *record = (const char *)&core->table.conns[index];
@@ -384,7 +400,7 @@ static int fos_core_init(fos_core *core) {
     core->parser.on_fragment = fos_core_on_fragment;
     core->plans = calloc(1, sizeof(fos_plan));
     core->plan_count = 1;
-    core->now = INT64_MIN / 2;
+    core->now = core->tick_ns = INT64_MIN / 2;
     return core->plans ? 0 : -1;
 }
 

@@ -7,6 +7,7 @@ cdef class Port:
     cdef readonly str name
     cdef readonly bint stable       # frames stay where they are for as long as the port object lives
     cdef readonly bint ended        # no packet will come any more; those in the ring are still there
+    cdef readonly bint closed
 
     cdef int make_ring(self, fos_ring *ring, object slots) except -1
     cdef Ring show(self, fos_ring *ring)

@@ -71,7 +71,7 @@ cdef class Port:
 
     def close(self):
         """Let go of what the port is on; slots still held become empty.  Closing twice is harmless."""
-        self.ended = True
+        self.ended = self.closed = True
         self.rx.head = self.rx.cur = self.rx.tail
         self.tx.head = self.tx.cur = self.tx.tail
 

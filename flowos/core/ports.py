@@ -1,32 +1,47 @@
-"""From what a user names to the port that an engine reads.
+"""Port specifications: from what a user names to the port that an engine reads.
 
-    path          a capture file, mapped; a compressed one, FIFO or socket is read as it comes
-    "-"           standard input
-    a Port        itself
+    path            a capture file, mapped; a compressed one, FIFO or socket is read as it comes
+    "-"             standard input
+    "pipe:NAME"     one end of a pipe in memory; whoever opens that name next gets the other
+    a Port          itself
+    a list of these one port that merges them by time
 """
 import os
 import stat
-import sys
 
 from flowos.core.capture import CapturePort
 from flowos.core.errors import CaptureError, UsageError
 from flowos.core.merged import MergedPort
+from flowos.core.pipe import open_end
 from flowos.core.port import Port
 from flowos.core.stream_input import compression_of
 from flowos.core.streamport import StreamPort
+
+__all__ = ["merge_ports", "open_port"]
 
 #: Slots of an input that is read as it comes: units may refer to so many packets before they are released.
 STREAM_SLOTS = 4096
 
 
 def open_port(spec):
-    """Open one input.  CaptureError: it cannot be read, or is no capture; UsageError: not a spec."""
+    """Open one input.
+
+    CaptureError: it cannot be read, or is no capture; the message says what it looks like.
+    UsageError: not a spec.
+
+    >>> open_port("pipe:doc").name
+    'pipe:doc:a'
+    """
     if isinstance(spec, Port):
         return spec
+    if isinstance(spec, (list, tuple)):
+        return open_several(spec)
     if spec == "-":
-        return StreamPort(sys.stdin.fileno(), slots=STREAM_SLOTS, name="standard input")
+        return open_standard_input()
+    if isinstance(spec, str) and spec.startswith("pipe:"):
+        return open_end(spec[len("pipe:"):])
     if not isinstance(spec, (str, bytes, os.PathLike)):
-        raise UsageError(f"a port is named by a path, '-' or a Port, not by {spec!r}")
+        raise UsageError(f"a port is named by a path, '-', 'pipe:NAME', a Port or a list of these, not by {spec!r}")
     name = os.fsdecode(spec)
     try:
         mode = os.stat(spec).st_mode
@@ -36,11 +51,35 @@ def open_port(spec):
             return StreamPort(spec, slots=STREAM_SLOTS)
         with open(spec, "rb") as file:
             compressed = compression_of(file.read(4))
+    except CaptureError:
+        raise
     except OSError as error:
-        if isinstance(error, CaptureError):
-            raise
         raise CaptureError(f"{name}: {error.strerror}") from error
     return StreamPort(spec, slots=STREAM_SLOTS) if compressed else CapturePort(spec)
+
+
+def open_standard_input():
+    """Open standard input: an uncompressed file from its start is mapped, all else is read as it comes."""
+    try:
+        regular = stat.S_ISREG(os.fstat(0).st_mode) and os.lseek(0, 0, os.SEEK_CUR) == 0
+        if regular and not compression_of(os.pread(0, 4, 0)):
+            return CapturePort("/proc/self/fd/0", name="standard input")
+    except OSError as error:
+        raise CaptureError(f"standard input: {error.strerror}") from error
+    return StreamPort(0, slots=STREAM_SLOTS, name="standard input")
+
+
+def open_several(specs):
+    """Open several inputs as one port; where one of them cannot be opened, none stays open."""
+    ports = []
+    try:
+        for spec in specs:
+            ports.append(open_port(spec))
+    except BaseException:
+        for port in ports:
+            port.close()
+        raise
+    return ports[0] if len(ports) == 1 else merge_ports(ports)
 
 
 def merge_ports(ports):

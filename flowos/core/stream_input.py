@@ -52,8 +52,8 @@ def describe_content(head):
     for magic, text in CONTENT:
         if head.startswith(magic):
             return text
-    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
-        return f"text that begins {head.decode('ascii').strip()!r}"
+    if head.strip() and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
+        return f"text that begins {head.decode('ascii').strip().splitlines()[0]!r}"
     return f"data that begins {head[:8].hex(' ')}"
 
 

@@ -23,10 +23,11 @@ enum { FOS_GAPS_KEPT = 4096 };            /* gaps remembered per direction, for 
 
 enum fos_tcp_event { FOS_EV_SYN, FOS_EV_SYNACK, FOS_EV_ACK, FOS_EV_FIN, FOS_EV_FIN_BOTH, FOS_EV_RST, FOS_EV_COUNT };
 
+/* An ACK after a lone SYN: the other direction was not captured. */
 static const uint8_t fos_tcp_next_state[FOS_STATE_COUNT][FOS_EV_COUNT] = {
     /*                        SYN                    SYNACK                  ACK                    FIN                  FIN_BOTH            RST */
     [FOS_STATE_NEW] =         {FOS_STATE_SYN_SENT,   FOS_STATE_SYN_RECEIVED, FOS_STATE_MIDSTREAM,   FOS_STATE_CLOSING,   FOS_STATE_CLOSED,   FOS_STATE_RESET},
-    [FOS_STATE_SYN_SENT] =    {FOS_STATE_SYN_SENT,   FOS_STATE_SYN_RECEIVED, FOS_STATE_SYN_SENT,    FOS_STATE_CLOSING,   FOS_STATE_CLOSED,   FOS_STATE_RESET},
+    [FOS_STATE_SYN_SENT] =    {FOS_STATE_SYN_SENT,   FOS_STATE_SYN_RECEIVED, FOS_STATE_ESTABLISHED,  FOS_STATE_CLOSING,   FOS_STATE_CLOSED,   FOS_STATE_RESET},
     [FOS_STATE_SYN_RECEIVED]= {FOS_STATE_SYN_RECEIVED, FOS_STATE_SYN_RECEIVED, FOS_STATE_ESTABLISHED, FOS_STATE_CLOSING, FOS_STATE_CLOSED,   FOS_STATE_RESET},
     [FOS_STATE_ESTABLISHED] = {FOS_STATE_ESTABLISHED, FOS_STATE_ESTABLISHED, FOS_STATE_ESTABLISHED, FOS_STATE_CLOSING,   FOS_STATE_CLOSED,   FOS_STATE_RESET},
     [FOS_STATE_CLOSING] =     {FOS_STATE_CLOSING,    FOS_STATE_SYN_RECEIVED, FOS_STATE_CLOSING,     FOS_STATE_CLOSING,   FOS_STATE_CLOSED,   FOS_STATE_RESET},
@@ -245,9 +246,9 @@ static void fos_tcp_count_old(fos_core *core, const fos_half *h, int64_t off, in
     if (whole) FOS_COUNT(&core->counters, tcp_retransmitted);
 }
 
-/* Put [off, off + len) with its first `cap` bytes present among what waits. */
-FOS_NOINLINE void fos_tcp_wait(fos_core *core, uint32_t index, const fos_conn *c, int dir, uint64_t off, uint64_t len, uint64_t cap,
-                               uint64_t trim, uint32_t payload, const fos_origin *from) {
+/* Put [off + trim, off + len) of a segment of `full` bytes among what waits; its first `cap` are present. */
+FOS_NOINLINE void fos_tcp_wait(fos_core *core, uint32_t index, const fos_conn *c, int dir, uint64_t off, uint64_t full,
+                               uint64_t len, uint64_t cap, uint64_t trim, uint32_t payload, const fos_origin *from) {
     fos_half *h = fos_half_of(core, index, dir);
     fos_ooo *ooo = fos_ooo_of(core, h);
     if (!ooo) return;
@@ -259,7 +260,7 @@ FOS_NOINLINE void fos_tcp_wait(fos_core *core, uint32_t index, const fos_conn *c
         if (fos_spill(core, &o, &data)) return;
         copied = 1;
     }
-    fos_piece seg = {.start = off + trim, .end = off + (cap > trim ? cap : trim), .ostart = off, .oend = off + len,
+    fos_piece seg = {.start = off + trim, .end = off + (cap > trim ? cap : trim), .ostart = off, .oend = off + full,
                      .data = data + trim, .frame = o.frame, .ts = o.ts, .packet = o.packet, .wire = o.wire,
                      .captured = o.captured, .l3 = o.l3, .l4 = o.l4, .flags = o.flags};
     if ((h->flags & FOS_HALF_STARTED) && seg.start <= h->acked) seg.acked_since = fos_tcp_clock(c);
@@ -295,7 +296,7 @@ FOS_NOINLINE void fos_tcp_pickup(fos_core *core, uint32_t index, fos_conn *c, in
     if (!ooo) return;
     if (!ooo->pieces.first) ooo->first_ns = o->ts;
     int64_t off = fos_unwrap(h, p->seq);
-    if (p->paylen) fos_tcp_wait(core, index, c, dir, (uint64_t)off, p->paylen, p->paycap, 0, p->payload, o);
+    if (p->paylen) fos_tcp_wait(core, index, c, dir, (uint64_t)off, p->paylen, p->paylen, p->paycap, 0, p->payload, o);
     if ((p->tcp_flags & (FOS_TCP_FIN | FOS_TCP_ACK)) == (FOS_TCP_FIN | FOS_TCP_ACK) && ooo->fin_piece == FOS_NO_OFFSET)
         ooo->fin_piece = (uint64_t)off + p->paylen;
     fos_tcp_try_start(core, index, c, dir, 0, o);
@@ -329,10 +330,11 @@ FOS_NOINLINE void fos_tcp_segment(fos_core *core, uint32_t index, fos_conn *c, i
                         (uint64_t)off + have, len - have, 0, o);
         }
         h->next = (uint64_t)end;
+        fos_tcp_deliver_fin(core, index, c, dir, o);
         return;
     }
     if (off > next) FOS_COUNT(&core->counters, tcp_out_of_order);
-    fos_tcp_wait(core, index, c, dir, (uint64_t)off, len, cap, trim, p->payload, o);
+    fos_tcp_wait(core, index, c, dir, (uint64_t)off, p->paylen, len, cap, trim, p->payload, o);
     fos_tcp_drain(core, index, c, dir, o);
 }
 

@@ -187,8 +187,25 @@ cdef class DataUnit:
 
     @property
     def packet(self):
-        """Number the packet that completed the unit, from 1; 0 on a decoder's level."""
-        return self.u.packet if self.lvl != LEVEL_DECODER else 0
+        """Number the packet that completed the unit, from 1.
+
+        On a decoder's level it is found among the units below: `StaleError` after the call; 0 for
+        what the end of the connection completed.
+        """
+        cdef fos_stream *s
+        cdef fos_unit *u
+        cdef uint64_t i
+        if self.made is not None:
+            return self.made.packet
+        if self.lvl != LEVEL_DECODER:
+            return self.u.packet
+        self.alive()
+        s = fos_half_of(self.core.c, self.index, self.dir).stream
+        for i in range(s.head_index, s.tail_index):
+            u = fos_stream_unit(s, i)
+            if u.off + u.len >= self.u.end and (u.len or self.u.start == self.u.end):
+                return u.packet
+        return 0
 
     @property
     def wire(self):

@@ -126,6 +126,8 @@ class Direction:
         """Take in the payload and the FIN of a packet that this direction's sender sent."""
         seq = (packet.seq + 1) & 0xFFFFFFFF if packet.flags & SYN else packet.seq
         has_fin = packet.flags & FIN and packet.flags & ACK                     # T7
+        if packet.flags & FIN and not has_fin:
+            self.count("tcp_fin_ignored")
         if self.origin is None:
             if packet.length or has_fin:
                 self.pick_up(packet, seq, has_fin)
@@ -203,10 +205,9 @@ class Direction:
 
     def finish_at(self, offset):
         """Note where the stream ends; the first FIN that can be true stands (T7)."""
-        if self.fin is not None:
-            return
-        if not self.next <= offset <= self.next + WINDOW:
-            self.count("tcp_fin_ignored")
+        if self.fin is not None or not self.next <= offset <= self.next + WINDOW:
+            if offset != self.fin:
+                self.count("tcp_fin_ignored")
             return
         self.fin = offset
         beyond = [position for position in self.buffer if position >= offset]
@@ -269,7 +270,7 @@ class Direction:
         if ahead is not None and -WINDOW <= ahead:
             return self.over_a_limit() or waited >= self.config.gap_seconds * 1e9
         return len(self.buffer) >= PICK_UP_BYTES or len(self.pieces()) >= PICK_UP_PIECES \
-            or waited > PICK_UP_NS                                              # (c), (f)
+            or waited >= PICK_UP_NS                                             # (c), (f)
 
     def pick_up_begins(self):
         self.count("tcp_picked_up")

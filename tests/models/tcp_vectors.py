@@ -101,7 +101,7 @@ def one_sided():
 @vector()
 def fin_without_ack_is_ignored():
     talk = Talk().open().a(0, b"abc", flags="F").a(3, b"def", ack=0)
-    return talk, whole(b"abcdef"), [], {}
+    return talk, whole(b"abcdef"), [], {"tcp_fin_ignored": 1}
 
 
 @vector()
@@ -129,7 +129,7 @@ def forged_fin_before_the_syn_ack():
 @vector()
 def picked_up_where_the_receiver_waits():
     talk = Talk().b(50, ack=10).a(13, b"nop", ack=50).a(10, b"klm", ack=50).a(8, b"ij", ack=50)
-    return talk, whole(b"klmnop"), [], {"tcp_before_start": 1}
+    return talk, whole(b"klmnop"), [], {"tcp_before_start": 1, "tcp_picked_up": 1}
 
 
 @vector()
@@ -146,7 +146,7 @@ def picked_up_after_a_second():
 
 @vector()
 def not_picked_up_before_a_second():
-    talk = Talk().a(13, b"nop", ack=50).a(10, b"klm", ack=50, after=0.5).a(16, b"q", ack=50, after=0.5)
+    talk = Talk().a(13, b"nop", ack=50).a(10, b"klm", ack=50, after=0.5).a(16, b"q", ack=50, after=0.499)
     talk.a(8, b"ij", ack=50)
     return talk, whole(b"ijklmnopq"), [], {}
 
@@ -236,7 +236,7 @@ def with_hole():
 @vector(gap_packets=3)
 def closed_by_acknowledgement():
     talk = with_hole().b(ack=5).b(ack=8).b(ack=8).b(ack=8).a(3, b"de", ack=0)
-    return talk, HOLED, [], {"tcp_gaps": 1, "tcp_late_after_gap": 1}
+    return talk, HOLED, [], {"tcp_gaps": 1, "tcp_late_after_gap": 1, "tcp_gap_by_ack": 1}
 
 
 @vector(gap_packets=3)
@@ -267,13 +267,14 @@ def an_absurd_acknowledgement_closes_nothing():
 @vector(gap_packets=2)
 def two_holes_are_acknowledged_at_once():
     talk = with_hole().a(10, b"k", ack=0).b(ack=11).b(ack=11).b(ack=11).a(3, b"defghij", ack=0)
-    return talk, [*HOLED, ("gap", 8, 2), ("data", 10, b"k")], [], {"tcp_gaps": 2, "tcp_late_after_gap": 1}
+    return talk, [*HOLED, ("gap", 8, 2), ("data", 10, b"k")], [], \
+        {"tcp_gaps": 2, "tcp_late_after_gap": 1, "tcp_gap_by_ack": 2}
 
 
 @vector(reassembly_bytes=4)
 def closed_by_the_limit_of_bytes():
     talk = Talk().open().a(2, b"cd", ack=0).a(4, b"ef", ack=0).a(6, b"g", ack=0).a(0, b"ab", ack=0)
-    return talk, [("gap", 0, 2), ("data", 2, b"cdefg")], [], {"tcp_gaps": 1, "tcp_late_after_gap": 1}
+    return talk, [("gap", 0, 2), ("data", 2, b"cdefg")], [], {"tcp_gaps": 1, "tcp_late_after_gap": 1, "tcp_gap_by_limit": 1}
 
 
 @vector(reassembly_bytes=4)
@@ -286,13 +287,13 @@ def not_closed_below_the_limit_of_bytes():
 def closed_by_the_limit_of_pieces():
     talk = Talk().open().a(2, b"c", ack=0).a(4, b"e", ack=0).a(6, b"g", ack=0).a(0, b"abcd", ack=0)
     items = [("gap", 0, 2), ("data", 2, b"cde"), ("gap", 5, 1), ("data", 6, b"g")]
-    return talk, items, [], {"tcp_gaps": 2, "tcp_late_after_gap": 1}
+    return talk, items, [], {"tcp_gaps": 2, "tcp_late_after_gap": 1, "tcp_gap_by_limit": 1, "tcp_gap_by_end": 1}
 
 
 @vector()
 def closed_by_time():
     talk = with_hole().b(ack=3, after=30).a(3, b"de", ack=0)
-    return talk, HOLED, [], {"tcp_gaps": 1, "tcp_late_after_gap": 1}
+    return talk, HOLED, [], {"tcp_gaps": 1, "tcp_late_after_gap": 1, "tcp_gap_by_time": 1}
 
 
 @vector()
@@ -310,13 +311,13 @@ def filled_by_the_packet_that_is_late():
 @vector()
 def closed_by_the_end():
     talk = with_hole().a(9, b"j", ack=0)
-    return talk, [*HOLED, ("gap", 8, 1), ("data", 9, b"j")], [], {"tcp_gaps": 2}
+    return talk, [*HOLED, ("gap", 8, 1), ("data", 9, b"j")], [], {"tcp_gaps": 2, "tcp_gap_by_end": 2}
 
 
 @vector(gap_packets=0)
 def late_and_new_at_once():
     talk = with_hole().b(ack=8).a(4, b"efghij", ack=0)
-    return talk, [*HOLED[:2], ("data", 5, b"fghij")], [], {"tcp_gaps": 1, "tcp_late_after_gap": 1}
+    return talk, [*HOLED[:2], ("data", 5, b"fghij")], [], {"tcp_gaps": 1, "tcp_late_after_gap": 1, "tcp_gap_by_ack": 1}
 
 
 # ----------------------------------------------------------------------------- the edges of a stream
@@ -336,7 +337,7 @@ def buffered_beyond_a_later_fin():
 @vector()
 def the_first_fin_stands():
     talk = Talk().open().a(0, b"abc", ack=0).a(6, ack=0, flags="F").a(5, ack=0, flags="F").a(3, b"def", ack=0)
-    return talk, whole(b"abcdef", True), [], {}
+    return talk, whole(b"abcdef", True), [], {"tcp_fin_ignored": 1}
 
 
 @vector()
@@ -349,7 +350,7 @@ def a_fin_in_the_past_or_far_away_is_ignored():
 @vector()
 def missing_tail():
     talk = Talk().open().a(0, b"abc", ack=0).a(6, ack=0, flags="F").b(ack=7)
-    return talk, [("data", 0, b"abc"), ("gap", 3, 3), ("fin", 6)], [], {"tcp_gaps": 1}
+    return talk, [("data", 0, b"abc"), ("gap", 3, 3), ("fin", 6)], [], {"tcp_gaps": 1, "tcp_gap_by_end": 1}
 
 
 @vector()
@@ -369,7 +370,7 @@ def before_the_start():
 def cut_by_the_snaplen():
     talk = Talk().open().a(0, (b"ab", 3), ack=0).a(5, b"f", ack=0).a(0, b"abcde", ack=0).a(6, 4, ack=0)
     items = [("data", 0, b"ab"), ("gap", 2, 3), ("data", 5, b"f"), ("gap", 6, 4)]
-    return talk, items, [], {"tcp_retransmitted": 1}
+    return talk, items, [], {"tcp_retransmitted": 1, "tcp_cut_bytes": 7}
 
 
 @vector()

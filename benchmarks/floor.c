@@ -239,10 +239,10 @@ INLINE bool parse(packet *q, const uint8_t *frame, uint32_t captured, const enum
     uint32_t source = LOAD(uint32_t, ip + 12), destination = LOAD(uint32_t, ip + 16);
     uint32_t ports = LOAD(uint32_t, ip + q->header);
     uint64_t from = (uint64_t)source << 16 | (ports & 0xffff), to = (uint64_t)destination << 16 | ports >> 16;
-    bool back = from > to;
-    q->direction = back;
-    q->addresses = back ? (uint64_t)destination << 32 | source : (uint64_t)source << 32 | destination;
-    q->ports = back ? ports << 16 | ports >> 16 : ports;
+    uint64_t low = from < to ? from : to, high = from < to ? to : from;     /* no branch: it could not be predicted */
+    q->direction = from > to;
+    q->addresses = (low >> 16) << 32 | high >> 16;
+    q->ports = (uint32_t)(low << 16) | (high & 0xffff);
     q->tag = mix(q->addresses, (uint64_t)q->proto << 32 | q->ports);
     return true;
 }

@@ -248,13 +248,14 @@ class DnsDecoder(Decoder):
         first = held + data
         if is_datagram(data[:SEEN], False):
             return bool(held) and is_stream(first[:SEEN], True)
-        if len(data) < HEADER.size or len(first) < 2 + HEADER.size:
-            # A datagram of a header alone answers an error.  Read as one, a length, a header's
-            # begin and the flags of a query on a stream would ask 256 questions.
-            _, flags, asked, *_ = HEADER.unpack(data[:12]) if len(data) >= HEADER.size else (0, 0, 0)
-            alone = not held and (0 < asked < 256 or flags & 0x8000 and not asked)
-            return False if alone else True if len(first) >= 2 + HEADER.size else None
-        return bool(held) or is_stream(data[:SEEN], True) or int.from_bytes(data[:2], "big") == len(data) - 2
+        if len(first) >= 2 + HEADER.size:
+            return bool(held) or is_stream(data[:SEEN], True) or int.from_bytes(data[:2], "big") == len(data) - 2
+        if held or len(data) < HEADER.size:
+            return None
+        # Not much more than a header.  As a datagram it answers an error or is damaged; read as
+        # one, a length and the begin of a query on a stream would ask 256 questions.
+        _, flags, asked, *_ = HEADER.unpack_from(data)
+        return False if 0 < asked < 256 or flags & 0x8000 and not asked else None
 
     def message(self, data, start, end, covered):
         """Make the unit of one message; `covered` is what it covers when it is none."""

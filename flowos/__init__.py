@@ -15,17 +15,19 @@
 from flowos._version import __version__
 from flowos.config import Config
 from flowos.core.connection import Connection, Direction, Endpoint
+from flowos.core.pointer import Pointer
 from flowos.core.errors import CaptureError, DecoderError, FlowOSError, LimitError, StaleError, UsageError
 from flowos.core.window import DataUnit, Window
 from flowos.core.journal import FlowWindow
 from flowos.engine import Engine, Flow
 from flowos.module import RDONLY, RDWR, Module
+from flowos.pull import Reader, open
 from flowos.registry import decoders, get_decoder, register_decoder, unregister_decoder
 
 __all__ = [
     "CaptureError", "Config", "Connection", "DataUnit", "DecoderError", "Direction", "Endpoint", "Engine", "Flow",
-    "FlowOSError", "FlowWindow", "LimitError", "Module", "RDONLY", "RDWR", "ROW", "StaleError", "UsageError", "Window",
-    "__version__", "decoders", "get_decoder", "register_decoder", "unregister_decoder",
+    "FlowOSError", "FlowWindow", "LimitError", "Module", "Pointer", "RDONLY", "RDWR", "ROW", "Reader", "StaleError",
+    "UsageError", "Window", "__version__", "decoders", "get_decoder", "open", "register_decoder", "unregister_decoder",
 ]
 
 

@@ -4,6 +4,9 @@ from dataclasses import dataclass, fields
 from flowos.core.errors import UsageError
 
 POLICIES = ("first", "last", "linux", "bsd", "windows")
+#: Seconds that no capture lasts, yet few enough that a deadline fits 64 bits of nanoseconds: 73 years.
+NEVER = 2.3e9
+
 TUNNELS = ("ipip", "6in4", "teredo", "gre", "vxlan", "geneve", "gtpu")
 
 
@@ -18,7 +21,7 @@ class Config:
     >>> Config(max_connections=0)
     Traceback (most recent call last):
         ...
-    flowos.core.errors.UsageError: Config.max_connections is 0, expected 1 to 1000000000
+    flowos.core.errors.UsageError: Config.max_connections is 0, expected 1 to 2300000000
     """
 
     tcp_policy: str = "first"               # who wins overlapping TCP segments that wait
@@ -62,7 +65,7 @@ class Config:
         A capture may hold pauses of years between packets of one conversation, and memory is
         bounded by `max_connections` all the same.  `values` set further fields.
         """
-        never = {field.name: 1e9 for field in fields(cls) if field.name.startswith("timeout_")}
+        never = {field.name: NEVER for field in fields(cls) if field.name.startswith("timeout_")}
         return cls(**{**never, **values})
 
     def __post_init__(self):
@@ -83,7 +86,7 @@ class Config:
         elif not isinstance(value, (int, float)):
             raise UsageError(f"Config.{name} is {value!r}, expected a number")
         else:
-            most = 1_000_000_000
+            most = NEVER
             least = 1 if name not in ("gap_packets",) and not name.startswith(("timeout", "gap", "pickup_s")) else 0
             if not least <= value <= most:
-                raise UsageError(f"Config.{name} is {value}, expected {least} to {most}")
+                raise UsageError(f"Config.{name} is {value}, expected {least} to {most:.0f}")

@@ -107,7 +107,7 @@ class Inspection:
         the error is raised when it has been written.
         """
         fault = None
-        with Interruptible() as interrupt:
+        with Interruptible(Inspection.run.__code__) as interrupt:
             try:
                 while not interrupt.asked and self.engine.step():
                     self.report.settle()
@@ -141,25 +141,26 @@ class Inspection:
 
 
 class Interruptible:
-    """While it is entered, Ctrl-C only asks (`asked`); a second one interrupts at once.
+    """While it is entered, Ctrl-C asks for an end (`asked`).
 
-    A module that is interrupted half-way would leave half a record; so the run ends between
-    two batches.
+    A module that is interrupted half-way would leave half a record: then the run ends after the
+    batch.  When the engine itself runs or waits for input (the innermost Python code is `waiting`,
+    which called it), and at the second Ctrl-C, KeyboardInterrupt is raised at once.
     """
 
-    def __init__(self):
-        self.asked = False
+    def __init__(self, waiting):
+        self.asked, self.waiting, self.before = False, waiting, None
 
     def __enter__(self):
-        self.before = None
         if threading.current_thread() is threading.main_thread():
             self.before = signal.signal(signal.SIGINT, self.ask)
         return self
 
     def ask(self, number, frame):
-        if self.asked:
+        """Handle the signal."""
+        again, self.asked = self.asked, True
+        if again or frame is not None and frame.f_code is self.waiting:
             raise KeyboardInterrupt
-        self.asked = True
 
     def __exit__(self, *failure):
         if self.before is not None:

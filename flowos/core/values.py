@@ -106,7 +106,7 @@ def show_tos(number, mask, field, ports):
 
 
 FRAGMENTS = {"no": (0, 3), "yes": (1, 1), "first": (1, 3), "later": (3, 3), "not_later": (0, 2)}
-FRAGMENT_WORDS = {pair: word for word, pair in FRAGMENTS.items()} | {(2, 2): "later"}
+FRAGMENT_WORDS = {pair: word for word, pair in FRAGMENTS.items()} | {(2, 2): "later", (0, 1): "no"}
 
 
 def read_fragment(text, field, ports):

@@ -271,6 +271,17 @@ cdef class DataUnit:
         return self.bytes_at(h, m)
 
     @property
+    def frame_offset(self):
+        """Give where this level's payload begins in the frame; None on a decoder's level and for gaps."""
+        cdef const uint8_t *p
+        cdef const uint8_t *h
+        cdef uint64_t n, m
+        if self.lvl == LEVEL_DECODER or self.u.kind == FOS_UNIT_GAP or self.u.frame == NULL:
+            return None
+        self.extent(&p, &n, &h, &m)
+        return p - self.u.frame
+
+    @property
     def info(self):
         """Give what the decoder says of the unit: an object of its own, or None."""
         if self.made is not None:

@@ -170,6 +170,27 @@ cdef class CaptureWriter(Port):
         if result:
             raise UsageError(f"{self.name}: more than 65536 interfaces")
 
+    def take_from(self, Port port):
+        """Write the packets that lie in a port's RX ring, and release them there; return how many.
+
+        Frames are copied once, into the buffer.  Sync the port first; only what is there is taken.
+        """
+        cdef fos_ring *rx = &port.rx
+        cdef fos_ring *tx = &self.tx
+        cdef uint32_t count = 0
+        self.check_open()
+        with nogil:
+            while rx.head != rx.tail:
+                if tx.head == tx.tail:
+                    self.txsync()
+                fos_ring_slot(tx, tx.head)[0] = fos_ring_slot(rx, rx.head)[0]
+                tx.head += 1
+                rx.head += 1
+                count += 1
+            rx.cur = rx.head
+            self.txsync()                     # before the port may use these frames' memory again
+        return count
+
     def flush(self):
         """Write out what is buffered."""
         self.check_open()

@@ -50,7 +50,7 @@ class Byte(NamedTuple):
     """One buffered byte; `value` is None where the wire had a byte that the capture has not."""
 
     value: Optional[int]
-    segment: int
+    piece: tuple            # which segment it came from, and which part of that
     start: int              # of the whole segment, before any trimming
     end: int
     ts: int
@@ -153,8 +153,7 @@ class Direction:
             if self.pick_up_since is None:
                 self.pick_up_since = packet.ts
             self.place(offset, offset, offset + packet.length, packet)
-        if self.acknowledges_start() or self.waited_enough(packet):
-            self.pick_up_begins()
+        self.try_to_begin(packet.ts)
 
     def accept(self, offset, packet):
         """Take in the bytes of a segment whose place in the stream is known (T3)."""
@@ -181,12 +180,14 @@ class Direction:
     def place(self, offset, start, end, packet):
         """Buffer the bytes [start, end) of a segment that began at `offset` as the policy says."""
         self.segments += 1
-        overlap = conflict = False
+        overlap, conflict, part, below = False, False, 0, ()
         for position in range(start, end):
             captured = position - offset < len(packet.payload)
-            new = Byte(packet.payload[position - offset] if captured else None,
-                       self.segments, offset, offset + packet.length, packet.ts)
             old = self.buffer.get(position)
+            if below != (captured, old and old.piece):
+                part, below = part + 1, (captured, old and old.piece)
+            new = Byte(packet.payload[position - offset] if captured else None,
+                       (self.segments, part), offset, offset + packet.length, packet.ts)
             if old is None or (old.value is None and captured):
                 self.put(position, new)                                         # T4
             elif old.value is not None and captured:
@@ -248,29 +249,27 @@ class Direction:
         """Give the lowest offset picked up; a FIN alone counts as well."""
         return min(self.buffer) if self.buffer else self.pick_up_fin
 
-    def expected(self):
-        """Say how far the other side's last acknowledgement is ahead of the lowest byte, or None."""
-        if self.last_ack is None:
-            return None
-        return difference(self.last_ack, self.pick_up_base + self.lowest())
+    def try_to_begin(self, now):
+        """Begin a stream that was picked up midway, if its first byte is known well enough (T2)."""
+        if self.waits_for_start() and self.start_is_known(now):
+            self.pick_up_begins()
 
-    def acknowledges_start(self):
-        ahead = self.expected()
-        return ahead is not None and ahead >= 0                                 # T2 (a), (b)
-
-    def waited_enough(self, packet):
-        """Say whether the stream is to begin with the packet that just came, acknowledged or not (T2)."""
+    def start_is_known(self, now):
+        lowest, fin = self.lowest(), self.pick_up_fin
+        most_bytes, most_pieces, patience = PICK_UP_BYTES, PICK_UP_PIECES, PICK_UP_NS
+        if self.last_ack is not None:
+            ahead = difference(self.last_ack, self.pick_up_base + lowest)
+            if ahead >= 0:
+                return True                                                     # (a), (b)
+            if ahead >= -WINDOW:
+                most_bytes, most_pieces = self.config.reassembly_bytes, self.config.reassembly_pieces
+                patience = self.config.gap_seconds * 1e9
         if not self.buffer:
             return False
-        lowest, fin = self.lowest(), self.pick_up_fin
         if fin is not None and lowest < fin and all(at in self.buffer for at in range(lowest, fin)):
             return True                                                         # (d)
-        waited = packet.ts - self.pick_up_since if packet.length else 0
-        ahead = self.expected()
-        if ahead is not None and -WINDOW <= ahead:
-            return self.over_a_limit() or waited >= self.config.gap_seconds * 1e9
-        return len(self.buffer) >= PICK_UP_BYTES or len(self.pieces()) >= PICK_UP_PIECES \
-            or waited >= PICK_UP_NS                                             # (c), (f)
+        return len(self.buffer) >= most_bytes or now - self.pick_up_since >= patience \
+            or len(self.pieces()) >= most_pieces                                # (c), (f)
 
     def pick_up_begins(self):
         self.count("tcp_picked_up")
@@ -322,15 +321,18 @@ class Direction:
     # ------------------------------------------------------------------ holes
 
     def pieces(self):
-        """List the pieces: runs of adjacent buffered bytes that came from one segment alike."""
-        pieces, previous = [], None
+        """List the pieces as lists of offsets.
+
+        A segment that arrives is cut where the pieces begin and end that it meets, and where the
+        captured bytes end; what a later segment takes the middle of becomes two.
+        """
+        pieces, previous = [], (None, None)
         for position in sorted(self.buffer):
-            byte = self.buffer[position]
-            here = (position, byte.segment, byte.value is None)
-            if previous is None or here != (previous[0] + 1, *previous[1:]):
+            piece = self.buffer[position].piece
+            if (position - 1, piece) != previous:
                 pieces.append([])
             pieces[-1].append(position)
-            previous = here
+            previous = position, piece
         return pieces
 
     def over_a_limit(self):
@@ -413,8 +415,7 @@ class Connection:
             ignored = True
         if packet.flags & ACK:
             receiver.acknowledge(packet.ack)
-            if receiver.waits_for_start() and receiver.acknowledges_start():
-                receiver.pick_up_begins()
+            receiver.try_to_begin(packet.ts)
         if not ignored:
             sender.segment(packet)
         for way in (sender, receiver):

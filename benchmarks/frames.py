@@ -4,7 +4,7 @@ A trace is an array of `PACKET` rows, one per packet, whose payloads are ranges 
 bytes.  `assemble` lays the records out in one flat array: headers as rows of a structured type
 per layout, payloads by their range, checksums at the end over what then lies there.
 
-    record 16 | Ethernet 14 | IPv4 20 | UDP 8, TCP 20 or TCP 32, or nothing | payload | padding to 60
+    record 16 | Ethernet 14 | IPv4 20 | nothing, UDP 8 or TCP 20 to 40 | payload | padding to 60
 
 Nothing here loops over packets.
 """
@@ -17,7 +17,9 @@ SHORTEST = 60                           # an Ethernet frame without its check se
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 MORE_FRAGMENTS, DO_NOT_FRAGMENT = 0x2000, 0x4000
 
-RAW, UDP, TCP, TCP_STAMPED = range(4)   # layouts; RAW: the payload is all that follows the IP header
+# Layouts.  RAW: the payload is all that follows the IP header.  TCP_SCALED and TCP_OPENING are for
+# SYNs: with the window's scale alone, and with what an operating system sends.
+RAW, UDP, TCP, TCP_STAMPED, TCP_SCALED, TCP_OPENING = range(6)
 
 PACKET = np.dtype([
     ("time", "i8"),                     # microseconds since EPOCH
@@ -38,11 +40,16 @@ _HEADERS = {
     RAW: np.dtype(_record),
     UDP: np.dtype(_record + _ports + [("udp_length", ">u2"), ("sum", ">u2")]),
     TCP: np.dtype(_record + _tcp),
-    TCP_STAMPED: np.dtype(_record + _tcp + [("option", ">u4"), ("stamp", ">u4"), ("echo", ">u4")]),
+    TCP_STAMPED: np.dtype(_record + _tcp + [("padded_stamps", ">u4"), ("stamp", ">u4"), ("echo", ">u4")]),
+    TCP_SCALED: np.dtype(_record + _tcp + [("scale", ">u4")]),
+    TCP_OPENING: np.dtype(_record + _tcp + [("segment", ">u4"), ("selective_stamps", ">u4"), ("stamp", ">u4"),
+                                            ("echo", ">u4"), ("scale", ">u4")]),
 }
-HEADER_BYTES = np.array([_HEADERS[layout].itemsize - RECORD - ETHER - IP for layout in range(4)])
-_SUM_AT = {UDP: 6, TCP: 16, TCP_STAMPED: 16}
-_NOP_NOP_TIMESTAMP = 0x0101080A         # RFC 7323 appendix A
+HEADER_BYTES = np.array([_HEADERS[layout].itemsize - RECORD - ETHER - IP for layout in range(len(_HEADERS))])
+_SUM_AT = {UDP: 6, TCP: 16, TCP_STAMPED: 16, TCP_SCALED: 16, TCP_OPENING: 16}
+# Options, four bytes each: NOP NOP timestamps (RFC 7323 appendix A); selective acknowledgements
+# allowed, timestamps; segments of 1460 bytes at most; NOP, windows in units of 128.
+_OPTIONS = {"padded_stamps": 0x0101080A, "selective_stamps": 0x0402080A, "segment": 0x020405B4, "scale": 0x01030307}
 _MACS = np.frombuffer(bytes.fromhex("020000000002" "020000000001" "0800"), np.uint8)
 
 
@@ -118,8 +125,9 @@ def header_rows(packets, layout, lengths):
         rows["seq"], rows["ack"], rows["flags"] = packets["seq"], packets["ack"], packets["flags"]
         rows["offset"] = HEADER_BYTES[layout] // 4 << 4
         rows["window"] = np.where(packets["flags"] & SYN, 64240, 501)
-    if layout == TCP_STAMPED:
-        rows["option"] = _NOP_NOP_TIMESTAMP
+    for name in set(_OPTIONS).intersection(rows.dtype.names):
+        rows[name] = _OPTIONS[name]
+    if "stamp" in rows.dtype.names:
         rows["stamp"] = packets["time"] // 1000
         rows["echo"] = np.maximum(packets["time"] // 1000 - 20, 0)
     return rows

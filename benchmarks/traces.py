@@ -101,7 +101,8 @@ def imix(scale, seed):
     size[opening] = frames.SHORTEST
 
     packets["time"] = np.arange(count, dtype=np.int64) * 5
-    packets["layout"], packets["proto"] = np.where(tcp, frames.TCP, frames.UDP), np.where(tcp, 6, 17)
+    packets["layout"] = np.where(tcp, np.where(nth < 2, frames.TCP_SCALED, frames.TCP), frames.UDP)
+    packets["proto"] = np.where(tcp, 6, 17)
     packets["identification"] = np.arange(count) & 0xFFFF
     # A TCP frame of 60 bytes is a pure acknowledgement with 6 bytes of padding.
     packets["length"] = np.where(tcp, np.where(size == 60, 0, size - 54), size - 42)
@@ -129,6 +130,7 @@ def imix(scale, seed):
     truth["tcp_packets"] = int(tcp.sum())
     truth["udp_packets"] = count - truth["tcp_packets"]
     truth["stream_bytes"] = int(packets["length"][tcp].sum())
+    truth["udp_bytes"] = int(packets["length"][~tcp].sum())
     data = np.flatnonzero(tcp & (packets["length"] > 0))
     truth["streams_crc"] = crc_of_streams((flow * 2 + back)[data], packets["at"][data], packets["length"][data], pool)
     return packets, pool, truth

@@ -56,7 +56,7 @@ class Bodies:
             self.patterns += count
             self.with_pattern += count > 0
         self.bytes += size
-        return body, b"text/html; charset=utf-8" if text else b"image/jpeg"
+        return body, b"text/html; charset=utf-8" if text else b"application/octet-stream"
 
 
 def chunked(rng, body):
@@ -144,26 +144,48 @@ def acknowledge(arrivals, message_of, end_of, start_of):
     return (nth % 2 == 1) | ends | ~in_order | (whole - before > 1), reached
 
 
-def web(scale, seed):
-    """Give the packets, the pool of payloads and the truth of the web trace."""
-    rng = np.random.default_rng(seed)
-    truth = {}
-    connections = max(1, round(CONNECTIONS * min(scale, 1)))
-    sizes = response_sizes(rng, max(100_000, round(RESPONSE_BYTES * scale)))
-    connections = min(connections, len(sizes))
-    pool, (owner, direction, length) = messages(rng, sizes, connections, truth)
-
-    # Where each message begins: in the pool, and in its stream, counted from the first byte.
-    at = np.cumsum(length) - length
-    begins = np.searchsorted(owner, np.arange(connections))     # the first message of each connection
+def positions(owner, direction, length):
+    """Give where each message begins in its own stream, and how far the other direction's stream was then."""
+    first = np.searchsorted(owner, owner)                       # the first message of the same connection
     sent = []
     for way in (0, 1):
         moved = np.where(direction == way, length, 0)
         before = np.cumsum(moved) - moved
-        sent.append(before - before[begins][owner])
-    position = np.where(direction == 0, sent[0], sent[1])
-    peer_position = np.where(direction == 0, sent[1], sent[0])
+        sent.append(before - before[first])
+    return np.where(direction == 0, sent[0], sent[1]), np.where(direction == 0, sent[1], sent[0])
 
+
+EVENT = np.dtype([("connection", "i8"), ("order", "i8"), ("rank", "i8"),    # sorted by these three
+                  ("way", "i8"), ("flags", "u1"), ("seq", "i8"), ("ack", "i8"), ("at", "i8"), ("length", "i8"),
+                  ("pause", "f8")])                                         # microseconds since the event before
+
+
+def events(connection, **columns):
+    """Make events, one per connection given; columns that are not named are 0."""
+    rows = np.zeros(len(connection), EVENT)
+    rows["connection"] = connection
+    for name, column in columns.items():
+        rows[name] = column
+    return rows
+
+
+def opening_and_closing(connections, total, round_trip, after):
+    """Make the three packets at either end of every connection; `total` bytes were sent each way."""
+    every, syn, ack, fin = np.arange(connections), frames.SYN, frames.ACK, frames.FIN
+    return [
+        events(every, order=-1, rank=0, flags=syn, seq=-1),
+        events(every, order=-1, rank=1, way=1, flags=syn | ack, seq=-1, pause=round_trip),
+        events(every, order=-1, rank=2, flags=ack, pause=200),
+        events(every, order=after, rank=0, flags=fin | ack, seq=total[0], ack=total[1], pause=round_trip),
+        events(every, order=after, rank=1, way=1, flags=fin | ack, seq=total[1], ack=total[0] + 1, pause=300),
+        events(every, order=after, rank=2, flags=ack, seq=total[0] + 1, ack=total[1] + 1, pause=round_trip),
+    ]
+
+
+def transfers(rng, owner, direction, length, round_trip, truth):
+    """Make the data segments as they arrive, and the acknowledgements."""
+    position, peer_position = positions(owner, direction, length)
+    in_pool = np.cumsum(length) - length
     segments = -(-length // SEGMENT)
     message_of = np.repeat(np.arange(len(length)), segments)
     index_of = np.arange(len(message_of)) - np.repeat(np.cumsum(segments) - segments, segments)
@@ -172,67 +194,64 @@ def web(scale, seed):
     arrivals = deliver(rng, message_of, index_of, truth)
     answered, reached = acknowledge(arrivals, message_of, start_of + size_of, start_of)
 
-    # Events: the data, the acknowledgements, the three packets at either end of a connection.
-    message = message_of[arrivals]
-    events = []
-
-    def add(rank, connection, order, way, flags, seq, ack, pause, at=0, size=0):
-        rows = np.zeros(len(connection), frames.PACKET)
-        rows["flags"], rows["at"], rows["length"] = flags, at, size
-        events.append((rows, connection, np.broadcast_to(order, len(connection)), np.full(len(connection), rank),
-                       np.broadcast_to(way, len(connection)), np.broadcast_to(seq, len(connection)),
-                       np.broadcast_to(ack, len(connection)), np.broadcast_to(pause, len(connection))))
-
-    every = np.arange(connections)
-    round_trip = rng.integers(5_000, 80_000, connections)
-    total = [np.bincount(owner[direction == way], length[direction == way], connections).astype(np.int64) for way in (0, 1)]
-    add(0, every, -1, 0, frames.SYN, -1, 0, 0)
-    add(1, every, -1, 1, frames.SYN | frames.ACK, -1, 0, round_trip)
-    add(2, every, -1, 0, frames.ACK, 0, 0, 200)
+    message, order = message_of[arrivals], np.arange(len(arrivals))
+    way, start, size = direction[message], start_of[arrivals], size_of[arrivals]
     opens = np.diff(message, prepend=-1) != 0
-    think = np.where(direction[message] == 1, round_trip[owner[message]], rng.exponential(300_000, len(message)))
-    pause = 12 + rng.exponential(60, len(message)) + np.where(opens, think, 0)
-    when = np.arange(len(arrivals))
-    final = start_of[arrivals] + size_of[arrivals] == (position + length)[message]
-    add(0, owner[message], when, direction[message], np.where(final, frames.PSH | frames.ACK, frames.ACK),
-        start_of[arrivals], peer_position[message], pause,
-        at[message] + index_of[arrivals] * SEGMENT, size_of[arrivals])
+    think = np.where(way == 1, round_trip[owner[message]], rng.exponential(300_000, len(message)))
+    final = start + size == (position + length)[message]
+    data = events(owner[message], order=order, way=way, seq=start, ack=peer_position[message],
+                  flags=np.where(final, frames.PSH | frames.ACK, frames.ACK),
+                  at=in_pool[message] + index_of[arrivals] * SEGMENT, length=size,
+                  pause=12 + rng.exponential(60, len(message)) + np.where(opens, think, 0))
     told = np.flatnonzero(answered)
-    add(1, owner[message][told], when[told], 1 - direction[message][told], frames.ACK,
-        peer_position[message][told], reached[told], 8)
-    after = len(arrivals)
-    add(0, every, after, 0, frames.FIN | frames.ACK, total[0], total[1], round_trip)
-    add(1, every, after, 1, frames.FIN | frames.ACK, total[1], total[0] + 1, 300)
-    add(2, every, after, 0, frames.ACK, total[0] + 1, total[1] + 1, round_trip)
+    message = message[told]
+    truth["acknowledgements"] = len(told)
+    return data, events(owner[message], order=order[told], rank=1, way=1 - direction[message], flags=frames.ACK,
+                        seq=peer_position[message], ack=reached[told], pause=8)
 
-    packets, connection, order, rank, way, seq, ack, pause = (np.concatenate(column) for column in zip(*events))
-    sort = np.lexsort((rank, order, connection))
-    packets, connection, way, seq, ack, pause = (column[sort] for column in (packets, connection, way, seq, ack, pause))
 
-    # Times within a connection add up from its start; then all connections are merged.
-    clock = np.cumsum(pause)
-    start = rng.integers(0, 30_000_000, connections)
-    opening = np.searchsorted(connection, every)
-    packets["time"] = start[connection] + (clock - clock[opening][connection])
+def packets_of(rng, event, connections):
+    """Number and address the events of each connection, which come sorted, and give them a time."""
+    connection, way, flags = event["connection"], event["way"], event["flags"]
+    packets = np.zeros(len(event), frames.PACKET)
+    for name in ("flags", "at", "length"):
+        packets[name] = event[name]
+    clock = np.cumsum(event["pause"])
+    opening = np.searchsorted(connection, np.arange(connections))
+    packets["time"] = rng.integers(0, 30_000_000, connections)[connection] + clock - clock[opening][connection]
 
     initial = rng.integers(0, 1 << 32, (2, connections))
-    mine = np.where(way == 0, initial[0][connection], initial[1][connection])
-    theirs = np.where(way == 0, initial[1][connection], initial[0][connection])
-    syn = (packets["flags"] & frames.SYN) != 0
-    packets["seq"] = (mine + 1 + seq) & 0xFFFFFFFF
-    packets["ack"] = np.where(packets["flags"] & frames.ACK, (theirs + 1 + ack) & 0xFFFFFFFF, 0)
-    client, server = 10 << 24 | 1 << 16 | connection, 192 << 24 | 168 << 16 | 1 + connection % 50
+    packets["seq"] = (initial[way, connection] + 1 + event["seq"]) & 0xFFFFFFFF
+    packets["ack"] = np.where(flags & frames.ACK, (initial[1 - way, connection] + 1 + event["ack"]) & 0xFFFFFFFF, 0)
+    client = 10 << 24 | 1 << 16 | connection
+    server = 192 << 24 | 168 << 16 | 1 + connection % 50
     port = 20_000 + connection * 7919 % 40_000
     packets["source"], packets["destination"] = np.where(way == 0, client, server), np.where(way == 0, server, client)
     packets["sport"], packets["dport"] = np.where(way == 0, port, 80), np.where(way == 0, 80, port)
-    packets["layout"], packets["proto"], packets["fragment"] = frames.TCP_STAMPED, 6, frames.DO_NOT_FRAGMENT
-    packets["identification"] = (opening[connection] * 31 + np.arange(len(packets))) & 0xFFFF
+    packets["layout"] = np.where(flags & frames.SYN, frames.TCP_OPENING, frames.TCP_STAMPED)
+    packets["proto"], packets["fragment"] = 6, frames.DO_NOT_FRAGMENT
+    packets["identification"] = np.arange(len(packets)) & 0xFFFF
+    return packets
+
+
+def web(scale, seed):
+    """Give the packets, the pool of payloads and the truth of the web trace."""
+    rng, truth = np.random.default_rng(seed), {}
+    sizes = response_sizes(rng, max(100_000, round(RESPONSE_BYTES * scale)))
+    connections = min(max(1, round(CONNECTIONS * min(scale, 1))), len(sizes))
+    pool, (owner, direction, length) = messages(rng, sizes, connections, truth)
+    round_trip = rng.integers(5_000, 80_000, connections)
+    data, acknowledgements = transfers(rng, owner, direction, length, round_trip, truth)
+    total = [np.bincount(owner[direction == way], length[direction == way], connections).astype(np.int64)
+             for way in (0, 1)]
+    event = np.concatenate([data, acknowledgements, *opening_and_closing(connections, total, round_trip, len(data))])
+    event = event[np.lexsort((event["rank"], event["order"], event["connection"]))]
+    packets = packets_of(rng, event, connections)
     merged = np.argsort(packets["time"], kind="stable")
-    packets, connection, syn = packets[merged], connection[merged], syn[merged]
+    packets, connection = packets[merged], event["connection"][merged]
 
     per_connection = np.bincount(connection).astype(np.int64)
-    lengths = frames.frame_lengths(packets)
-    truth.update(packets=len(packets), bytes=int(lengths.sum()), connections=connections,
+    truth.update(packets=len(packets), bytes=int(frames.frame_lengths(packets).sum()), connections=connections,
                  largest=int(per_connection.max()), packets_squared=int((per_connection ** 2).sum()),
-                 tcp_connections=connections, tcp_packets=len(packets), udp_packets=0, acknowledgements=len(told))
+                 tcp_connections=connections, tcp_packets=len(packets))
     return packets, pool, truth

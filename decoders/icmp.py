@@ -2,6 +2,8 @@
 import struct
 from dataclasses import dataclass
 
+from flowos.core.errors import UsageError
+
 FIXED = struct.Struct(">BBH")
 TYPES = {
     4: {0: "echo_reply", 3: "destination_unreachable", 4: "source_quench", 5: "redirect", 8: "echo_request",
@@ -39,9 +41,13 @@ class IcmpHeader:
 def fields(header, version=4):
     """Read the message at the beginning of bytes; `version` 6 for ICMPv6; None where it is cut.
 
+    UsageError: another version of IP.
+
     >>> fields(bytes.fromhex("0800f7fd00010001")).name, fields(bytes.fromhex("8000f7fd00010002"), 6).sequence_number
     ('echo_request', 2)
     """
+    if version not in TYPES:
+        raise UsageError(f"ICMP belongs to version 4 or 6 of IP, not {version!r}")
     if len(header) < FIXED.size:
         return None
     kind, code, checksum = FIXED.unpack_from(header)

@@ -10,6 +10,7 @@ cd "$(dirname "$0")/.." || exit 1
 # What a sanitizer can add nothing to stays out.
 CHECKED=(-q -m 'not slow and not live and not soak'
          --ignore tests/test_docs.py --ignore tests/test_layers.py --ignore tests/test_packaging.py)
+LIMIT=${ROUND_SECONDS:-1200}         # a round that hangs ends as if by Ctrl-C, so that it tells where
 names=() results=() times=() passed=0 failed=0 skipped=0
 
 count() { grep -oE "[0-9]+ $2" <<<"$1" | tail -n 1 | grep -oE '[0-9]+' || echo 0; }
@@ -19,7 +20,7 @@ round() {
     local name=$1 log=$LOGS/round-$1.log start=$SECONDS status closing word failures
     shift
     printf '\n── %s\n' "$name"
-    "$@" 2>&1 </dev/null | tee "$log"
+    timeout -s INT -k 60 "$LIMIT" "$@" 2>&1 </dev/null | tee "$log"
     status=${PIPESTATUS[0]}
     closing=$(grep -E '[0-9]+ (passed|failed|skipped|error)' "$log" | tail -n 1 | tr -d = | xargs)
     failures=$(($(count "$closing" failed) + $(count "$closing" error)))

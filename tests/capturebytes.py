@@ -97,7 +97,7 @@ def interface_time(time, resolution=6, offset=0):
     """Give the ns of a pcapng time, by exact arithmetic, limited to what FlowOS holds."""
     base, power = (2, resolution & 0x7f) if resolution & 0x80 else (10, resolution)
     unit = Fraction(10**9, base**power)
-    if unit >= 1 and unit.denominator == 1 and time >= 1 << 63:
+    if (base == 10 or power == 0) and unit >= 1 and time >= 1 << 63:
         time -= 1 << 64                       # no date: a time before the epoch
     ns = int(time * unit) + offset * 10**9    # never negative where it is not whole
     most = (1 << 62) - 1
@@ -109,7 +109,7 @@ def interface_time(time, resolution=6, offset=0):
 def read_plainly(data):
     """Read a capture: its packets, the number of damaged records or blocks, whether its end is cut.
 
-    ValueError: it does not begin as a capture does, or ends inside its first header.
+    ValueError: it does not begin as a capture does.
     """
     if data[:4] == b"\x0a\x0d\x0d\x0a":
         return read_pcapng(data)
@@ -126,7 +126,7 @@ def read_pcap(data, order, magic):
     if len(data) < at or struct.unpack_from(order + "H", data, 4)[0] != 2:
         raise ValueError("header")
     link = struct.unpack_from(order + "I", data, 20)[0] & 0xffff
-    unit = 1000 if magic in (MICRO, KUZNETZOV) else 1
+    unit = 1 if magic == NANO else 1000
     head, packets = 24 if magic == KUZNETZOV else 16, []
     while at < len(data):
         if len(data) - at < head:
@@ -144,29 +144,33 @@ def read_pcap(data, order, magic):
 
 def read_pcapng(data):
     """Read a pcapng file."""
-    order, at, packets, damaged, last = "<", 0, [], 0, 0
+    at, packets, damaged, last = 0, [], 0, 0
     interfaces, numbered = [], 0
+    order = {b"\x4d\x3c\x2b\x1a": "<", b"\x1a\x2b\x3c\x4d": ">"}.get(data[8:12])
+    if len(data) < 28 or order is None or not 28 <= struct.unpack_from(order + "I", data, 4)[0] <= MAX_BLOCK \
+            or struct.unpack_from(order + "H", data, 12)[0] != 1:
+        raise ValueError("header")
     while at < len(data):
         if len(data) - at < 12:
-            return checked(packets, damaged, True, at)
+            return packets, damaged, True
         first = data[at:at + 4] == b"\x0a\x0d\x0d\x0a"
         if first:
             order = {b"\x4d\x3c\x2b\x1a": "<", b"\x1a\x2b\x3c\x4d": ">"}.get(data[at + 8:at + 12])
             if order is None:
-                return checked(packets, damaged + 1, False, at)
+                return packets, damaged + 1, False
         kind, size = struct.unpack_from(order + "II", data, at)
         if size < 12 or size > MAX_BLOCK:
-            return checked(packets, damaged + 1, False, at)
+            return packets, damaged + 1, False
         padded = size + -size % 4
         if len(data) - at < padded:
-            return checked(packets, damaged, True, at)
+            return packets, damaged, True
         if struct.unpack_from(order + "I", data, at + padded - 4)[0] not in (size, padded):
-            return checked(packets, damaged + 1, False, at)
+            return packets, damaged + 1, False
         body = data[at + 8:at + padded - 4]
         at += padded
         if first:
             if len(body) < 16 or struct.unpack_from(order + "H", body, 4)[0] != 1:
-                return checked(packets, damaged + 1, False, at - padded)
+                return packets, damaged + 1, False
             numbered += len(interfaces)
             interfaces = []
         elif kind == 1:
@@ -184,13 +188,6 @@ def read_pcapng(data):
             last = packet.ts
             packets.append(packet._replace(iface=packet.iface + numbered))
     return packets, damaged, False
-
-
-def checked(packets, damaged, cut, at):
-    """Give a pcapng file's end, or refuse one that ends at its first block."""
-    if at == 0:
-        raise ValueError("header")
-    return packets, damaged, cut
 
 
 def read_interface(body, order):
@@ -220,7 +217,7 @@ def read_packet(kind, body, order, interfaces, last):
         link, snaplen, _, _ = interfaces[0]
         wire = struct.unpack_from(order + "I", body)[0]
         size = min(wire, snaplen or wire)
-        if size > len(body) - 4:
+        if size > min(len(body) - 4, MAX_FRAME):
             return None
         return Packet(last, size, wire, link, 0, NO_TIME, body[4:4 + size])
     if len(body) < 20:

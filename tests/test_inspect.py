@@ -6,7 +6,6 @@ hand; that it is right on real traffic is test_captures.py's business.
 """
 import gzip
 import hashlib
-import io
 import json
 import os
 import signal
@@ -14,17 +13,10 @@ import struct
 import subprocess
 import sys
 import time
-import zlib
 
 import pytest
 
 from flowos import cli
-from flowos.cli import inspect as command
-from flowos.cli.inspect_bodies import BOMB_FLOOR, Body
-from flowos.cli.inspect_report import JsonlReport, JsonReport, Selection
-from flowos.cli.inspect_spool import NumberedSpool, Spool
-from flowos.cli.inspect_streams import StreamFiles
-from flowos.cli.inspect_tables import Rows, shown
 from models import build
 from models.build import START_NS
 from models.tcp import ACK, FIN, SYN
@@ -206,6 +198,29 @@ def test_dns_messages(capsys, capture):
         {"id": 7, "response": False, "opcode": 0, "rcode": 0, "qnames": ["www.example"], "qtypes": [1], "answers": 0}]
 
 
+def test_messages_stand_in_the_order_of_the_capture(capsys, tmp_path):
+    """Not connection by connection: two resolutions that overlap, and an HTTP exchange around them."""
+    def asked(client, number):
+        return build.ethernet(build.ip(client, RESOLVER, build.UDP, build.udp(client, RESOLVER, number + QUERY[2:])))
+
+    def answered(client, number):
+        message = number + b"\x81\x80" + QUERY[4:]
+        return build.ethernet(build.ip(RESOLVER, client, build.UDP, build.udp(RESOLVER, client, message)))
+
+    one, two = ("10.0.0.1", 1111), ("10.0.0.1", 2222)
+    web = exchange(CLIENT, SERVER, REQUEST, RESPONSE)
+    other = exchange(SECOND, SERVER, REQUEST, RESPONSE)
+    order = (web[:2] + other[:3] + [asked(one, b"\0\1"), asked(two, b"\0\2")] + web[2:] + [answered(two, b"\0\2")]
+             + other[3:] + [answered(one, b"\0\1"), asked(two, b"\0\3")])
+    path = tmp_path / "order.pcap"
+    path.write_bytes(build.pcap([(START_NS, frame) for frame in order]))     # one time for all
+    told = report(capsys, path)
+    assert [(message["id"], message["response"]) for message in told["dns"]] == [
+        (1, False), (2, False), (2, True), (1, True), (3, False)]
+    assert [(message["connection"], message["kind"]) for message in told["http"]] == [
+        (1, "request"), (0, "request"), (0, "response"), (1, "response")]
+
+
 # ---- options --------------------------------------------------------------------------------
 
 def test_jsonl_gives_the_same_records(capsys, capture):
@@ -283,6 +298,13 @@ def test_tables_for_people(capsys, capture):
     for text in ("connections (5)", "HTTP messages (4)", "DNS messages (1)", "10.0.0.2:80", "GET /a%20b HTTP/1.1",
                  "web.example", "www.example", "counters that are not 0"):
         assert text in out, text
+
+
+def test_tables_on_a_narrow_screen(capsys, capture, monkeypatch):
+    monkeypatch.setattr("flowos.cli.inspect_tables.PIPED_WIDTH", 80)
+    _, out, _ = run(capsys, capture)
+    assert max(map(len, out.splitlines())) <= 80
+    assert "10.0.0.1:40000" in out and "10.0.0.2:80" in out
 
 
 def test_tables_are_limited(capsys, capture):
@@ -406,149 +428,3 @@ def test_ctrl_c_ends_with_a_whole_report(tmp_path, capture):
     assert (process.returncode, err) == (cli.INTERRUPTED, b"")
     told = json.loads(out.read_bytes())
     assert misshapen(told, SHAPE) == [] and told["capture"]["packets"] == len(frames())
-
-
-# ---- the parts ------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("coding, packed", [
-    ("", BODY), ("identity", BODY), ("gzip", PACKED), ("x-gzip", PACKED), ("GZIP", PACKED),
-    ("deflate", zlib.compress(BODY)), ("deflate", zlib.compress(BODY, wbits=-15)),
-    ("gzip", gzip.compress(BODY[:100]) + gzip.compress(BODY[100:])), ("gzip", PACKED + b"\0" * 9),
-    ("deflate, gzip", gzip.compress(zlib.compress(BODY)))])
-@pytest.mark.parametrize("step", [1, 7, 10**6])
-def test_bodies_are_decoded(coding, packed, step):
-    body = Body(coding)
-    for at in range(0, len(packed), step):
-        body.feed(packed[at:at + step])
-    assert body.finish(True) == (len(BODY), hashlib.sha256(BODY).hexdigest(), None)
-
-
-def test_zstd_bodies_are_decoded():
-    zstandard = pytest.importorskip("zstandard")
-    packed = zstandard.ZstdCompressor().compress(BODY)
-    for step in (1, 5, 10**6):
-        body = Body("zstd")
-        for at in range(0, len(packed), step):
-            body.feed(packed[at:at + step])
-        assert body.finish(True) == (len(BODY), hashlib.sha256(BODY).hexdigest(), None)
-
-
-@pytest.mark.parametrize("coding, raw, problem", [
-    ("gzip", b"plain text", "damaged"), ("deflate", b"\xff" * 20, "damaged"), ("rot13", b"cynva", "unknown"),
-    ("gzip", PACKED[:-9], "cut"), ("gzip," * 9, PACKED, "unknown"), ("gzip", PACKED[:30] + b"\xff" * 30, "damaged")])
-def test_what_cannot_be_decoded_is_reported_as_transferred(coding, raw, problem):
-    body = Body(coding)
-    body.feed(raw)
-    assert body.finish(True) == (len(raw), hashlib.sha256(raw).hexdigest(), problem)
-
-
-def test_an_incomplete_body_is_decoded_as_far_as_it_goes():
-    body = Body("gzip")
-    body.feed(PACKED[:-9])
-    size, _, problem = body.finish(False)
-    assert 0 < size <= len(BODY) and problem is None
-
-
-def test_no_body_is_no_problem():
-    assert Body("gzip").finish(True) == (0, hashlib.sha256(b"").hexdigest(), None)
-
-
-def test_a_bomb_is_reported_as_transferred():
-    packer = zlib.compressobj(9, wbits=31)
-    bomb = b"".join(packer.compress(bytes(1 << 20)) for _ in range((BOMB_FLOOR >> 20) + 2)) + packer.flush()
-    body = Body("gzip")
-    body.feed(bomb)
-    body.feed(b"more")
-    assert body.finish(True) == (len(bomb) + 4, hashlib.sha256(bomb + b"more").hexdigest(), "bomb")
-
-
-def test_spools_give_back_what_they_took():
-    spool, numbered = Spool(), NumberedSpool()
-    order = [(number * 7919) % 10007 for number in range(10007)]
-    for number in order:
-        spool.append(f"line {number} ä")
-        numbered.put(number, f"line {number} ä")
-    assert list(spool.lines()) == [f"line {number} ä" for number in order]
-    assert list(numbered.numbered()) == [(number, f"line {number} ä") for number in range(10007)]
-    numbered.put(10 ** 6, "far")
-    assert list(numbered.numbered())[-1] == (10 ** 6, "far") and numbered.count == 10008
-
-
-class Told:
-    """Stands for a connection, to reports."""
-
-    def __init__(self, number, proto="tcp"):
-        self.id, self.proto = number, proto
-
-
-def test_messages_leave_in_order_of_the_packets_that_completed_them():
-    for kind in (JsonReport, JsonlReport):
-        out = io.StringIO()
-        told = kind(out)
-        for number in (0, 1):
-            told.connection(number, {"proto": "tcp", "detected": "dns"})
-        for packet, name in ((5, "d"), (2, "a"), (3, "b"), (3, "c")):
-            told.message("dns", Told(packet % 2), {"name": name}, packet)
-        told.settle()
-        told.message("dns", Told(0), {"name": "e"}, 1)       # of a later batch
-        told.settle()
-        told.finish({}, {}, {})
-        told.close()
-        text = out.getvalue()
-        assert [text.index(f'"{name}"') for name in "abcde"] == sorted(text.index(f'"{name}"') for name in "abcde")
-
-
-def test_a_selection_renumbers_what_messages_name():
-    out = io.StringIO()
-    told = JsonReport(out, Selection("http"))
-    for number, detected in ((3, "http"), (0, "dns"), (1, "http")):
-        told.connection(number, {"proto": "tcp", "detected": detected, "n": number})
-    for number in (1, 3):
-        told.message("http", Told(number), {"n": number}, number)
-    told.message("dns", Told(0), {"n": 0}, 0)
-    told.settle()
-    told.finish({}, {}, {})
-    told.close()
-    parsed = json.loads(out.getvalue())
-    assert [record["n"] for record in parsed["connections"]] == [1, 3]
-    assert parsed["http"] == [{"connection": 0, "n": 1}, {"connection": 1, "n": 3}]
-    assert parsed["dns"] == []
-
-
-def test_few_stream_files_are_open_at_a_time(tmp_path):
-    class End:
-        def __init__(self, port):
-            self.addr, self.port = "::1", port
-
-    class Connection:
-        proto = "tcp"
-
-        def __init__(self, number):
-            self.id, self.a, self.b = number, End(number), End(80)
-
-    files = StreamFiles(str(tmp_path))
-    connections = [Connection(number) for number in range(300)]
-    for piece in (b"one ", b"two"):
-        for connection in connections:
-            files.write(connection, 0, piece)
-        assert len(files.open) <= 128
-    for connection in connections:
-        files.finish(connection)
-    files.close()
-    assert len(os.listdir(tmp_path)) == 300
-    assert (tmp_path / "000007.tcp.--1.7---1.80").read_bytes() == b"one two"
-
-
-def test_rows_from_the_wire_cannot_steer_a_terminal():
-    assert shown("\x1b]0;title\x07") == "\\x1b]0;title\\x07"
-    rows = Rows("t", 1, ("a",))
-    rows.add(("x",), 5)
-    rows.add(("y",), 4)
-    assert rows.kept() == [("y",)] and rows.total == 2
-
-
-def test_flow_arguments():
-    assert command.flow_of("web=tcp,tp_dst=80") == ("web", "tcp,tp_dst=80")
-    for text in ("tcp", "=tcp", "tcp,tp_dst=80"):
-        with pytest.raises(cli.UsageFault):
-            command.flow_of(text)

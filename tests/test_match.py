@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowos.core import fields
-from flowos.core.classifier import extract
+from flowos.core.extract import extract
 from flowos.core.errors import UsageError
 from flowos.core.fields import Fields
 from flowos.core.match import Match, parse_rule

@@ -11,8 +11,10 @@ import openflow
 import ovs
 import pytest
 
-from flowos.core.classifier import Classifier, extract
+from flowos.core.classifier import Classifier
+from flowos.core.extract import extract
 from flowos.core.errors import UsageError
+from flowos.core.fields import Fields
 from flowos.core.match import Match
 
 SEED = 20
@@ -271,14 +273,13 @@ def test_matches_meet_the_same_packets(switch):
 def test_metadata_and_tunnel_id(switch):
     written = ["metadata=5", "metadata=4/4", "metadata=0", "tun_id=7", "tun_id=0/1", "tun_id=0,metadata=5", "in_port=2"]
     frame = openflow.frame(random.Random(1))
-    switch.replace([f"cookie=0xffff,actions={','.join(f'resubmit(,{i})' for i in range(1, len(written) + 1))}",
-                    *(f"table={i},cookie={i:#x},{text},actions=drop" for i, text in enumerate(written, 1))])
+    visit = ",".join(f"resubmit(,{i})" for i in range(1, len(written) + 1))
     for metadata in (0, 4, 5):
         for tunnel in (0, 1, 7):
-            packet = extract(frame, in_port=2)
-            packet = type(packet)(packet.block | type(packet)(metadata=metadata, tun_id=tunnel).block)
-            # without an outer address Open vSwitch takes it that there was no tunnel
-            theirs = set(switch.trace(frame, 2, f",metadata={metadata},tun_dst=10.9.9.9,tun_id={tunnel}")) - {0xffff}
+            switch.replace([f"cookie=0xffff,actions=set_field:{metadata}->metadata,set_field:{tunnel}->tun_id,{visit}",
+                            *(f"table={i},cookie={i:#x},{text},actions=drop" for i, text in enumerate(written, 1))])
+            packet = Fields(extract(frame, in_port=2).block, metadata=metadata, tun_id=tunnel)
+            theirs = set(switch.trace(frame, 2)) - {0xffff}
             assert theirs == {i for i, text in enumerate(written, 1) if Match(text).matches(packet)}
 
 

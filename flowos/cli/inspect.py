@@ -9,10 +9,11 @@ import signal
 import sys
 import threading
 
-from . import FAILED, INTERRUPTED, OK, UsageFault
+from . import INTERRUPTED, OK, UsageFault
 
 POLICIES = ("first", "last", "linux", "bsd", "windows")
 PROTOCOLS = ("tcp", "udp", "sctp", "icmp", "icmpv6", "http", "dns", "tls")
+PARTS = "flowos.cli.inspect_"      # names of the modules that make the report begin so
 TUNNELS = ("ipip", "6in4", "teredo", "gre", "vxlan", "geneve", "gtpu")
 
 
@@ -107,7 +108,7 @@ class Inspection:
         the error is raised when it has been written.
         """
         fault = None
-        with Interruptible(Inspection.run.__code__) as interrupt:
+        with Interruptible() as interrupt:
             try:
                 while not interrupt.asked and self.engine.step():
                     self.report.settle()
@@ -143,13 +144,13 @@ class Inspection:
 class Interruptible:
     """While it is entered, Ctrl-C asks for an end (`asked`).
 
-    A module that is interrupted half-way would leave half a record: then the run ends after the
-    batch.  When the engine itself runs or waits for input (the innermost Python code is `waiting`,
-    which called it), and at the second Ctrl-C, KeyboardInterrupt is raised at once.
+    A report's part that is interrupted half-way would leave half a record: then the run ends
+    after the batch.  When the engine runs or waits for input, and at the second Ctrl-C,
+    KeyboardInterrupt is raised at once.
     """
 
-    def __init__(self, waiting):
-        self.asked, self.waiting, self.before = False, waiting, None
+    def __init__(self):
+        self.asked, self.before = False, None
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
@@ -157,10 +158,13 @@ class Interruptible:
         return self
 
     def ask(self, number, frame):
-        """Handle the signal."""
+        """Handle the signal, which came while `frame` was running."""
         again, self.asked = self.asked, True
-        if again or frame is not None and frame.f_code is self.waiting:
-            raise KeyboardInterrupt
+        while frame is not None and not again:
+            if frame.f_globals.get("__name__", "").startswith(PARTS):
+                return
+            frame = frame.f_back
+        raise KeyboardInterrupt
 
     def __exit__(self, *failure):
         if self.before is not None:

@@ -22,24 +22,23 @@ class Requests(Module):
     def __init__(self, report):
         self.report = report
         self.open = {}             # (connection, direction) -> (record, Body)
-        self.packet = 0            # the last one a unit came with
         self.problems = dict.fromkeys(PROBLEMS, 0)
 
     def process(self, window):
         connection, direction = window.connection, window.direction
         key = (connection.id, direction)
         for unit in window.units:
-            kind, self.packet = unit.kind, unit.packet
+            kind = unit.kind
             if kind == "body":
                 if key in self.open:
                     self.open[key][1].feed(unit.data)
             elif kind == "end":
-                self.finish(connection, key, not unit.incomplete)
+                self.finish(connection, key, not unit.incomplete, unit.packet)
             elif kind in ("request", "response") and unit.info is not None:
                 head = unit.info
                 self.open[key] = (head_record(head, DIRECTIONS[direction]), Body(head.content_encoding or ""))
 
-    def finish(self, connection, key, complete):
+    def finish(self, connection, key, complete, packet):
         """The message in hand of a direction is over."""
         if key not in self.open:
             return                 # what began it was not seen
@@ -48,11 +47,11 @@ class Requests(Module):
         if problem is not None:
             self.problems[problem] += 1
         self.report.message("http", connection, {
-            **record, "body_bytes": size, "body_sha256": sha256, "complete": complete}, self.packet)
+            **record, "body_bytes": size, "body_sha256": sha256, "complete": complete}, packet)
 
     def closed(self, connection, reason):
         for direction in (0, 1):
-            self.finish(connection, (connection.id, direction), False)
+            self.finish(connection, (connection.id, direction), False, 0)
 
     def statistics(self):
         """Give the counters of bodies whose content coding could not be undone."""

@@ -13,6 +13,7 @@ from .inspect_spool import NumberedSpool, Spool
 
 MESSAGES = ("http", "dns", "tls")
 POSITION = struct.Struct("<Q")
+AT_THE_END = float("inf")      # sorts behind every packet's number
 
 
 class Selection:
@@ -42,9 +43,10 @@ class Report:
         self.waiting = []          # (packet, order of coming, section, connection's number, record)
 
     def message(self, section, connection, record, packet):
-        """Take the record of a message that came in `connection` and was whole with `packet`."""
+        """Take the record of a message that came in `connection` and was whole with `packet`, or
+        with the end of the connection (0)."""
         if self.selection.message(section, connection.proto):
-            self.waiting.append((packet, len(self.waiting), section, connection.id, record))
+            self.waiting.append((packet or AT_THE_END, len(self.waiting), section, connection.id, record))
 
     def settle(self):
         """Pass on the messages that wait."""

@@ -10,19 +10,36 @@ import os
 from flowos import Module
 
 OPEN_FILES = 128           # stream files held open at a time: below any usual ulimit -n
+SMALL = 128                # bytes kept as they are before a hash is begun
 MOST_GAPS = 1 << 16        # gaps listed per direction; more are counted only
 
 
 class Digest:
-    """What is known of one direction's stream so far."""
+    """What is known of one direction's stream so far.
+
+    Most streams of many captures are one small datagram: the first bytes are kept as they are
+    until more come, which takes a quarter of the memory of a hash in progress.
+    """
 
     __slots__ = ("size", "hash", "gaps")
 
     def __init__(self):
-        self.size, self.hash, self.gaps = 0, hashlib.sha256(), []
+        self.size, self.hash, self.gaps = 0, b"", None
+
+    def feed(self, data):
+        """Take the next bytes."""
+        if self.size == 0 and len(data) <= SMALL:
+            self.hash = bytes(data)
+        else:
+            if type(self.hash) is bytes:
+                self.hash = hashlib.sha256(self.hash)
+            self.hash.update(data)
+        self.size += len(data)
 
     def gap(self, offset, length):
         """Note a gap; one that follows on another makes it longer.  False: there are too many."""
+        if self.gaps is None:
+            self.gaps = []
         if self.gaps and sum(self.gaps[-1]) == offset:
             self.gaps[-1] = (self.gaps[-1][0], self.gaps[-1][1] + length)
         elif len(self.gaps) < MOST_GAPS:
@@ -33,7 +50,8 @@ class Digest:
 
     def record(self):
         """Give the JSON record of the stream."""
-        return {"bytes": self.size, "sha256": self.hash.hexdigest(), "gaps": inner_gaps(self.gaps, self.size)}
+        whole = hashlib.sha256(self.hash) if type(self.hash) is bytes else self.hash
+        return {"bytes": self.size, "sha256": whole.hexdigest(), "gaps": inner_gaps(self.gaps or (), self.size)}
 
 
 class Streams(Module):
@@ -43,7 +61,7 @@ class Streams(Module):
 
     def __init__(self, report, files=None):
         self.report, self.files = report, files
-        self.digests = {}          # (connection, direction) -> Digest, of those open that carried anything
+        self.digests = {}          # connection * 2 + direction -> Digest, of those that carried anything
         self.unlisted = 0
 
     def process(self, window):
@@ -54,18 +72,17 @@ class Streams(Module):
                 continue                           # a SYN, FIN or RST: a position, no bytes
             if digest is None:
                 connection = window.connection
-                key = (connection.id, window.direction)
+                key = connection.id * 2 + window.direction
                 digest = self.digests.get(key) or self.digests.setdefault(key, Digest())
             if not len(data):
                 self.unlisted += not digest.gap(unit.offset, unit.length)
                 continue
-            digest.size += len(data)
-            digest.hash.update(data)
+            digest.feed(data)
             if self.files is not None:
                 self.files.write(connection, window.direction, data)
 
     def closed(self, connection, reason):
-        ends = [self.digests.pop((connection.id, way), None) or Digest() for way in (0, 1)]
+        ends = [self.digests.pop(connection.id * 2 + way, None) or Digest() for way in (0, 1)]
         self.report.connection(connection.id, record(connection, ends))
         if self.files is not None:
             self.files.finish(connection)

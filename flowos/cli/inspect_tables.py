@@ -16,6 +16,9 @@ from rich.text import Text
 from .inspect_report import Report
 
 ARROWS = {"a_to_b": "→", "b_to_a": "←"}
+ROOMY = 110                # columns from which both ends of a connection fit beside each other
+NUMBERS = ("packets", "bytes", "body", "gaps", "count", "answers", "→ ←")
+LONG_TEXTS = ("a", "b", "a, b", "message", "host", "names", "server name", "ALPN", "versions")    # may take several lines
 PIPED_WIDTH = 160          # columns when standard output is no terminal
 LONG = 16 << 20            # bytes of input from which a progress bar is shown
 
@@ -28,6 +31,8 @@ def shown(value):
     """
     if value is None:
         return "-"
+    if isinstance(value, Lines):
+        return "\n".join(shown(part) for part in value)
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
@@ -35,6 +40,10 @@ def shown(value):
     if isinstance(value, (list, tuple)):
         return ", ".join(shown(part) for part in value) or "-"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value))
+
+
+class Lines(tuple):
+    """Values of one cell, each on a line of its own."""
 
 
 def point(endpoint):
@@ -72,14 +81,17 @@ class Rows:
         return [cells for _, cells in sorted(self.heap, key=lambda entry: -entry[0])]
 
     def table(self):
-        """Give the rich table."""
+        """Give the rich table; columns that say nothing in any row are left out."""
         table = Table(title=f"{self.title} ({self.total:,})", title_justify="left", box=box.SIMPLE_HEAD,
                       title_style="bold")
-        for name in self.columns:
-            right = name.startswith("#") or name in ("packets", "bytes", "body", "gaps", "count", "answers")
-            table.add_column(name, justify="right" if right else "left", overflow="fold")
-        for cells in self.kept():
-            table.add_row(*[Text(shown(cell)) for cell in cells])
+        rows = [[shown(cell) for cell in cells] for cells in self.kept()]
+        used = [place for place in range(len(self.columns)) if any(row[place] != "-" for row in rows)]
+        for place in used:
+            name = self.columns[place]
+            table.add_column(name, justify="right" if name.startswith("#") or name in NUMBERS else "left",
+                             overflow="fold", no_wrap=name not in LONG_TEXTS)
+        for row in rows:
+            table.add_row(*[Text(row[place]) for place in used])
         return table
 
 
@@ -90,8 +102,10 @@ class TableReport(Report):
         super().__init__(selection)
         self.console = Console(file=out, highlight=False, soft_wrap=False,
                                width=None if out.isatty() else PIPED_WIDTH)
+        self.narrow = self.console.width < ROOMY
         self.connections = Rows("connections", limit, (
-            "#", "proto", "a", "b", "state", "detected", "flow", "packets", "bytes", "stream → / ←", "gaps"))
+            "#", "proto", *(("a, b",) if self.narrow else ("a", "b")), "state", "detected", "flow", "packets", "bytes",
+            "→ ←" if self.narrow else "stream → / ←", "gaps"))
         self.sections = {
             "http": Rows("HTTP messages", limit, (
                 "# conn", "", "message", "host", "type", "body", "sha-256", "complete")),
@@ -104,11 +118,12 @@ class TableReport(Report):
         if not self.selection.connection(record):
             return
         ways = [record["a_to_b"], record["b_to_a"]]
+        ends = (point(record["a"]), point(record["b"]))
+        sizes = [way["stream"]["bytes"] for way in ways]
         self.connections.add((
-            number, record["proto"], point(record["a"]), point(record["b"]), record["state"],
+            number, record["proto"], *((Lines(ends),) if self.narrow else ends), record["state"],
             record["detected"], record["flow"], sum(way["packets"] for way in ways),
-            sum(way["bytes"] for way in ways),
-            " / ".join(f"{way['stream']['bytes']:,}" for way in ways),
+            sum(way["bytes"] for way in ways), Lines(sizes) if self.narrow else " / ".join(map(shown, sizes)),
             sum(len(way["stream"]["gaps"]) for way in ways)), number)
 
     def pass_on(self, section, number, record):

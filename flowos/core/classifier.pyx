@@ -17,6 +17,8 @@ import os
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
 from libc.string cimport memcpy, memmove
 
+from flowos.core.fields cimport FOS_FIELD_WORDS
+
 from bisect import insort
 from hashlib import shake_256
 
@@ -25,6 +27,7 @@ from sortedcontainers import SortedList
 from flowos.core import fields as table
 from flowos.core.errors import LimitError, UsageError
 from flowos.core.explain import explain
+from flowos.core.extract import extract
 from flowos.core.fields import Fields
 from flowos.core.match import HIGHEST_PRIORITY, Match
 
@@ -44,6 +47,9 @@ cdef inline uint32_t hash_words(const uint64_t *key, const Shape *s, const uint6
     for i in range(s.words):
         w = s.word[i]
         h += (key[2 * w] + <uint32_t>masked[i]) * (key[2 * w + 1] + (masked[i] >> 32))
+    # Sums of products keep arithmetic progressions, such as addresses one after another, in step;
+    # the mixing sends neighbours apart, which linear probing needs.
+    h = (h ^ (h >> 32)) * 0x9e3779b97f4a7c15ULL
     return <uint32_t>(h >> 32)
 
 
@@ -317,11 +323,29 @@ cdef class Classifier:
             looked for ip,nw_proto=17,tp_dst=80: no such rule
           shape 2 of 2 (dl_type: 1 rule, highest priority 10)
             looked for ip: flow rest, priority 10
-          flow 1 (tcp,tp_dst=80, priority 100): the packet has nw_proto=17, not nw_proto=6
+          flow 1 (tcp,tp_dst=80, priority 100): wants nw_proto=6 where the packet has nw_proto=17
         """
         packet = packet if isinstance(packet, Fields) else extract(packet, in_port)
         tables = sorted(self.tables.values(), key=lambda table: -table.rules[0].rank)
         return explain(packet, tables, self.rules.get(self.find(packet)), names or {})
+
+    def statistics(self):
+        """Give {name: number}: rules, shapes, bytes of the tables, generation, and the longest probe.
+
+        The longest probe is how many records a lookup in one shape may have to look at; it walks
+        all records.
+        """
+        cdef Table shape
+        cdef uint64_t total = self.shapes * sizeof(Shape *)
+        cdef uint32_t i, run, longest = 0
+        for shape in self.tables.values():
+            total += shape.shape.capacity * shape.shape.stride * sizeof(uint64_t) + sizeof(Shape)
+            run = 0
+            for i in range(2 * shape.shape.capacity):       # twice around: a run may cross the end
+                run = run + 1 if shape.shape.records[<size_t>(i & (shape.shape.capacity - 1)) * shape.shape.stride] else 0
+                longest = max(longest, run)
+        return {"rules": len(self.rules), "shapes": self.shapes, "bytes": total, "generation": self.generation,
+                "longest_probe": longest}
 
     cdef int places(self, const Shape *s) noexcept:
         cdef uint32_t i
@@ -358,86 +382,3 @@ cdef class Classifier:
                 shape.pick(value, &masked[0])
                 record = probe(&shape.shape, hash_words(&self.key[0], &shape.shape, &masked[0]), &masked[0])
                 assert record[0] == equal[0].rank and <uint32_t>record[1] == equal[0].id
-
-
-# ---- from frames to fields, for Python -----------------------------------------------------------
-
-cdef object fields_of(const fos_fields *f):
-    return Fields(int.from_bytes((<const char *>f)[:sizeof(fos_fields)], "little"))
-
-
-cdef uint32_t length_on_wire(bytes data, object wire) except? 0:
-    if wire is not None and wire < len(data):
-        raise UsageError(f"extract: {len(data)} bytes of a frame that had {wire} on the wire")
-    return len(data) if wire is None else wire
-
-
-def extract(frame, in_port=0, wire=None, max_tags=FOS_MAX_TAGS):
-    """Give the `Fields` of an Ethernet frame of which `wire` bytes were sent (default: all are here).
-
-    `max_tags` VLAN tags at most are stepped over: 1 for Open vSwitch as it comes, by default all.
-    """
-    cdef fos_fields f
-    cdef bytes data = bytes(frame)
-    fos_extract(data, len(data), length_on_wire(data, wire), in_port, max_tags, &f)
-    return fields_of(&f)
-
-
-def extract_packet(packet, dl_type=None, in_port=0, wire=None):
-    """Give the `Fields` of a packet without a link header, such as raw IP or Linux cooked.
-
-    `dl_type` is its EtherType; None takes it from the version of an IP packet.
-    """
-    cdef fos_fields f
-    cdef bytes data = bytes(packet)
-    if dl_type is None:
-        fos_extract_ip(data, len(data), length_on_wire(data, wire), in_port, &f)
-    else:
-        fos_extract_typed(data, len(data), length_on_wire(data, wire), dl_type, in_port, &f)
-    return fields_of(&f)
-
-
-def extract_inner(frame, l3, in_port=0, wire=None):
-    """Give the `Fields` of the IP packet at offset `l3` of an Ethernet frame, whatever lies between."""
-    cdef fos_fields f
-    cdef bytes data = bytes(frame)
-    fos_extract_inner(data, len(data), length_on_wire(data, wire), l3, in_port, &f)
-    return fields_of(&f)
-
-
-cdef int compare_layouts() except -1:
-    """Hold fields.py against what the compiler made of fields.h."""
-    cdef fos_fields f
-    cdef char *base = <char *>&f
-    seen = {
-        "metadata": (<char *>&f.metadata - base, sizeof(f.metadata)),
-        "tun_id": (<char *>&f.tun_id - base, sizeof(f.tun_id)),
-        "dl_dst": (<char *>&f.dl_dst - base, sizeof(f.dl_dst)),
-        "dl_src": (<char *>&f.dl_src - base, sizeof(f.dl_src)),
-        "in_port": (<char *>&f.in_port - base, sizeof(f.in_port)),
-        "dl_type": (<char *>&f.dl_type - base, sizeof(f.dl_type)),
-        "vlan_tci": (<char *>&f.vlan_tci - base, sizeof(f.vlan_tci)),
-        "mpls_lse": (<char *>&f.mpls_lse - base, sizeof(f.mpls_lse)),
-        "nw_src": (<char *>&f.nw_src - base, sizeof(f.nw_src)),
-        "nw_dst": (<char *>&f.nw_dst - base, sizeof(f.nw_dst)),
-        "nw_proto": (<char *>&f.nw_proto - base, sizeof(f.nw_proto)),
-        "nw_tos": (<char *>&f.nw_tos - base, sizeof(f.nw_tos)),
-        "nw_ttl": (<char *>&f.nw_ttl - base, sizeof(f.nw_ttl)),
-        "nw_frag": (<char *>&f.nw_frag - base, sizeof(f.nw_frag)),
-        "tp_src": (<char *>&f.tp_src - base, sizeof(f.tp_src)),
-        "tp_dst": (<char *>&f.tp_dst - base, sizeof(f.tp_dst)),
-        "tcp_flags": (<char *>&f.tcp_flags - base, sizeof(f.tcp_flags)),
-        "ipv6_label": (<char *>&f.ipv6_label - base, sizeof(f.ipv6_label)),
-        "arp_sha": (<char *>&f.arp_sha - base, sizeof(f.arp_sha)),
-        "arp_tha": (<char *>&f.arp_tha - base, sizeof(f.arp_tha)),
-        "ipv6_src": (<char *>&f.ipv6_src - base, sizeof(f.ipv6_src)),
-        "ipv6_dst": (<char *>&f.ipv6_dst - base, sizeof(f.ipv6_dst)),
-        "nd_target": (<char *>&f.nd_target - base, sizeof(f.nd_target)),
-    }
-    said = {name: place[:2] for name, place in table.SLOTS.items()}
-    if seen != said or sizeof(fos_fields) != table.SIZE:
-        raise ImportError(f"fields.py and fields.h differ: {sorted(set(seen.items()) ^ set(said.items()))}")
-    return 0
-
-
-compare_layouts()

@@ -112,7 +112,7 @@ typedef struct fos_core {
     fos_plan *plans;          /* by flow number; 0 is "no flow" */
     uint32_t plan_count;
     uint32_t ready_first, ready_last, ready_count;
-    uint32_t rows_pending;    /* most rows in any journal */
+    uint32_t rows_pending;    /* most rows in any journal; counted after each burst */
     uint32_t units_pending;   /* units appended to streams since the last delivery */
     fos_list opened;          /* connections whose `opened` is due, in order */
     fos_list closed;          /* connections off the table that wait for their last delivery */
@@ -137,6 +137,7 @@ typedef struct fos_core {
     uint32_t (*classify)(void *classifier, const fos_pkt *p, uint32_t index);
     void *classifier;
     void *owner;              /* the Python object that owns this core */
+    int packet_units;         /* some plan has `packets` set */
     int wants_datagrams;      /* reassembled datagrams are told to the owner */
 } fos_core;
 
@@ -224,23 +225,22 @@ FOS_NOINLINE int fos_journal_grow(fos_journal *j) {
 }
 
 FOS_INLINE void fos_append_rows(fos_core *core, fos_plan *plan, uint32_t class, uint32_t index, const fos_conn *c, int dir,
-                                uint16_t kind, uint16_t flags, uint64_t off, uint64_t len, const fos_origin *o) {
-    for (uint32_t i = 0; i < plan->journals; i++) {
-        fos_journal *j = &plan->journal[i];
+                                uint16_t kind, uint64_t off, uint64_t len, uint32_t wire, int64_t ts, uint64_t packet) {
+    fos_journal *j = plan->journal, *end = j + plan->journals;
+    do {
         if (!(j->classes & class)) continue;
         if (FOS_UNLIKELY(j->count == j->capacity) && fos_journal_grow(j)) { core->failed = 1; return; }
         fos_row *r = &j->rows[j->count++];
         r->offset = off;
-        r->ts = o->ts;
-        r->packet = o->packet;
+        r->ts = ts;
+        r->packet = packet;
         r->connection = index;
-        r->length = len > 0xffffffffu ? 0xffffffffu : (uint32_t)len;
-        r->wire = flags & FOS_UNIT_SAME_DATAGRAM ? 0 : o->wire;
+        r->length = FOS_UNLIKELY(len > 0xffffffffu) ? 0xffffffffu : (uint32_t)len;
+        r->wire = wire;
         r->kind = kind;
         r->direction = (uint8_t)fos_user_dir(c, dir);
         r->proto = c->key.proto;
-        if (j->count > core->rows_pending) core->rows_pending = j->count;
-    }
+    } while (++j < end);
 }
 
 /* A unit of the transport level became available: hand it to whoever wants it. */
@@ -249,7 +249,9 @@ FOS_INLINE void fos_deliver(fos_core *core, uint32_t index, fos_conn *c, uint32_
     fos_plan *plan = &core->plans[c->flow];
     if (FOS_UNLIKELY(plan->packets)) return;   /* the packet was a unit already */
     FOS_COUNT(&core->counters, units);
-    if (plan->rows & class) fos_append_rows(core, plan, class, index, c, dir, kind, flags, off, len, o);
+    if (plan->rows & class)
+        fos_append_rows(core, plan, class, index, c, dir, kind, off, len, flags & FOS_UNIT_SAME_DATAGRAM ? 0 : o->wire, o->ts,
+                        o->packet);
     if (plan->units & class) fos_append_unit(core, index, c, dir, kind, flags, off, len, payload, o);
 }
 

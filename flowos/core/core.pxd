@@ -239,6 +239,7 @@ cdef extern from "loop.h" nogil:
         int stable
         int failed
         void *owner
+        int packet_units
         int wants_datagrams
         uint32_t (*classify)(void *classifier, const fos_pkt *p, uint32_t index) noexcept nogil
         void *classifier

@@ -181,6 +181,7 @@ cdef class BaseEngine:
         cdef fos_plan *plan
         cdef Attachment a
         cdef uint32_t f, i
+        self.core.c.packet_units = 0
         for f in range(len(self.names)):
             plan = &self.core.c.plans[f]
             plan.units = plan.rows = plan.events = plan.packets = 0
@@ -214,6 +215,8 @@ cdef class BaseEngine:
                 plan.events |= 1 if decoders else 0
             plan.journals = journals
             plan.packets = 1 if levels and max(levels) <= LEVEL_IP and not decoders else 0
+            if plan.packets:
+                self.core.c.packet_units = 1
             self.flow_decoders[f] = decoders
         return 0
 

@@ -9,33 +9,37 @@ from dataclasses import dataclass, field
 from flowos.core.fields import EVERY_BIT, FIELD, FIELDS, PRINTED
 
 
-def covered(packet, mask):
-    """List (field, its bits in the mask) for what a mask covers, under the names that fit a packet.
+class Namer:
+    """Names what masks cover, in the words that fit one packet.
 
     Where several fields share a place and the packet has none of them, the one that covers most speaks.
     """
-    chosen, left = {}, mask
-    for entry in sorted(FIELDS, key=lambda entry: (not entry.need.met(packet.block, EVERY_BIT),
-                                                   -(mask & entry.full).bit_count())):
-        if left & entry.full:
-            chosen[entry] = left & entry.full
-            left &= ~entry.full
-    return [(entry, chosen[entry]) for entry in FIELDS if entry in chosen]
 
+    def __init__(self, packet):
+        self.packet = packet
+        self.had = {entry for entry in FIELDS if entry.need.met(packet.block, EVERY_BIT)}
 
-def name_of_shape(packet, mask):
-    """Name what rules of one shape look at: `dl_type,nw_src/0xffffff00`."""
-    named = [entry.name if bits == entry.full else f"{entry.name}/{entry.number(bits):#x}"
-             for entry, bits in covered(packet, mask)]
-    return ",".join(named) or "nothing"
+    def covered(self, mask):
+        """List (field, its bits in the mask) for what a mask covers."""
+        touched = [(entry, mask & entry.full) for entry in FIELDS if mask & entry.full]
+        chosen, left = {}, mask
+        for entry, bits in sorted(touched, key=lambda pair: (pair[0] not in self.had, -pair[1].bit_count())):
+            if left & bits:
+                chosen[entry] = left & bits
+                left &= ~bits
+        return [(entry, chosen[entry]) for entry, _ in touched if entry in chosen]
 
+    def shape(self, mask):
+        """Name what rules of one shape look at: `dl_type,nw_src/0xffffff00`."""
+        return ",".join(entry.name if bits == entry.full else f"{entry.name}/{entry.number(bits):#x}"
+                        for entry, bits in self.covered(mask)) or "nothing"
 
-def name_of_fields(packet, mask):
-    """Say what a packet has in the fields that a mask covers: `ip,nw_proto=17,tp_dst=80`."""
-    word = PRINTED.get((packet["dl_type"], None)) if mask & FIELD["dl_type"].full else None
-    shown = [entry.show(packet.block & bits, bits) for entry, bits in covered(packet, mask)
-             if not (word and entry.name == "dl_type")]
-    return ",".join(([word] if word else []) + shown) or "anything"
+    def fields(self, mask):
+        """Say what the packet has in the fields that a mask covers: `ip,nw_proto=17,tp_dst=80`."""
+        word = PRINTED.get((self.packet["dl_type"], None)) if mask & FIELD["dl_type"].full else None
+        shown = [entry.show(self.packet.block & bits, bits) for entry, bits in self.covered(mask)
+                 if not (word and entry.name == "dl_type")]
+        return ",".join(([word] if word else []) + shown) or "anything"
 
 
 @dataclass
@@ -46,8 +50,7 @@ class Step:
     rules: int
     highest: int                    # priority
     looked_for: str
-    found: object = None
-    tried: bool = True
+    found: object
 
 
 @dataclass
@@ -55,10 +58,11 @@ class Explanation:
     """Which rule a packet belongs to, the steps that led there, and why other rules lost."""
 
     rule: object                    # None: the packet belongs to no flow
-    steps: list = field(default_factory=list)
-    losers: list = field(default_factory=list)      # (rule, reason), the best ranks first
+    steps: list = field(default_factory=list)       # the shapes tried, in order
+    shapes: int = 0                                 # of all there are
+    losers: list = field(default_factory=list)      # (rule, reason), the best first
+    left_out: int = 0                               # losers not listed
     names: dict = field(default_factory=dict)
-    left_out: int = 0               # losers not listed
 
     @property
     def flow(self):
@@ -73,15 +77,12 @@ class Explanation:
         rule = self.rule
         lines = [f"{self.name(rule)}: {rule.match}, priority {rule.priority}" if rule else "no flow"]
         for number, step in enumerate(self.steps, 1):
-            lines.append(f"  shape {number} of {len(self.steps)} ({step.shape}: {step.rules} rule"
+            lines.append(f"  shape {number} of {self.shapes} ({step.shape}: {step.rules} rule"
                          f"{'s' * (step.rules != 1)}, highest priority {step.highest})")
-            if not step.tried:
-                lines.append("    not tried: no rule in it can win")
-            elif step.found is None:
-                lines.append(f"    looked for {step.looked_for}: no such rule")
-            else:
-                lines.append(f"    looked for {step.looked_for}: {self.name(step.found)}, "
-                             f"priority {step.found.priority}")
+            found = f"{self.name(step.found)}, priority {step.found.priority}" if step.found else "no such rule"
+            lines.append(f"    looked for {step.looked_for}: {found}")
+        if self.shapes > len(self.steps):
+            lines.append(f"  {self.shapes - len(self.steps)} not tried: no rule of these shapes can win")
         lines += [f"  {self.name(loser)} ({loser.match}, priority {loser.priority}): {reason}"
                   for loser, reason in self.losers]
         if self.left_out:
@@ -92,7 +93,8 @@ class Explanation:
 def why_lost(rule, winner, packet):
     """Say why a rule is not the one that the packet belongs to."""
     if not rule.match.matches(packet):
-        return "; ".join(f"the packet has {has}, not {wants}" for wants, has in rule.match.differences(packet))
+        wants, has = zip(*rule.match.differences(packet))
+        return f"wants {','.join(wants)} where the packet has {','.join(has)}"
     if rule.priority < winner.priority:
         return f"matches too, with a lower priority than {winner.priority}"
     return "matches too, with the same priority, but is younger"
@@ -100,17 +102,15 @@ def why_lost(rule, winner, packet):
 
 def explain(packet, tables, winner, names, limit=20):
     """Make the `Explanation` of a search over tables in their order; `limit` losers are listed."""
-    found = Explanation(winner, names=names)
-    best = 0
+    found, namer, best = Explanation(winner, shapes=len(tables), names=names), Namer(packet), 0
     for table in tables:
         top = table.rules[0]
-        step = Step(name_of_shape(packet, table.mask), len(table.rules), top.priority,
-                    name_of_fields(packet, table.mask), tried=top.rank > best)
-        if step.tried:
-            equal = table.equal.get(packet.block & table.mask)
-            step.found = equal[0] if equal else None
-            best = max(best, step.found.rank if step.found else 0)
-        found.steps.append(step)
+        if top.rank < best:
+            break
+        equal = table.equal.get(packet.block & table.mask)
+        hit = equal[0] if equal else None
+        best = max(best, hit.rank if hit else 0)
+        found.steps.append(Step(namer.shape(table.mask), len(table.rules), top.priority, namer.fields(table.mask), hit))
     assert best == (winner.rank if winner else 0), "the search as told is not the search as done"
     count = sum(len(table.rules) for table in tables) - (winner is not None)
     # the best of each table are candidates enough for the best of all

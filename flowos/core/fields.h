@@ -8,7 +8,7 @@
  * everything behind a header that is cut, or that contradicts its own lengths.  One difference:
  * a frame that the snap length cut (captured < wire) is judged by its length on the wire, so that
  * the addresses and ports of a truncated capture count.  fields.py holds the same table for
- * Python; classifier.pyx compares the two.  Nothing here allocates or reads beyond `captured`.
+ * Python; extract.pyx compares the two.  Nothing here allocates or reads beyond `captured`.
  */
 #ifndef FOS_FIELDS_H
 #define FOS_FIELDS_H

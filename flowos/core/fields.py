@@ -13,7 +13,7 @@ from flowos.core.errors import UsageError
 SIZE = 128                          # bytes of fos_fields
 EVERY_BIT = (1 << 8 * SIZE) - 1
 
-# name: (offset, bytes, byte order); classifier.pyx compares this with the C compiler's view
+# name: (offset, bytes, byte order); extract.pyx compares this with the C compiler's view
 SLOTS = {
     "metadata": (0, 8, "little"), "tun_id": (8, 8, "little"),
     "dl_dst": (16, 6, "big"), "dl_src": (22, 6, "big"), "in_port": (28, 4, "little"),
@@ -208,7 +208,7 @@ PRINTED = {pair: word for word, pair in KEYWORDS.items() if word not in ("ip4", 
 class Fields:
     """The fields of one packet: what a match is held against.
 
-    Made from a frame by `flowos.core.classifier.extract`, or by name; what is not named is
+    Made from a frame by `flowos.core.extract.extract`, or by name; what is not named is
     zero, as in Open vSwitch for fields that a packet has not.
 
     >>> packet = Fields(dl_type=0x0800, nw_proto=6, nw_src="10.1.2.3", tp_dst=80)

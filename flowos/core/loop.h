@@ -238,10 +238,15 @@ FOS_INLINE void fos_datagram_packet(fos_core *core, uint32_t index, fos_conn *c,
                                     : p->type >= 1 && p->type <= 4;
         if (error) fos_icmp_error(core, p);
     }
-    if (!((plan->rows | plan->units) & class)) return;
-    fos_origin o = fos_origin_of(p);
-    fos_deliver(core, index, c, class, p->dir, FOS_UNIT_DATA, p->paycap < p->paylen ? FOS_UNIT_CUT : 0, off,
-                p->paycap, p->payload, &o);
+    if (FOS_UNLIKELY(plan->packets)) return;  /* the packet was a unit already */
+    if (plan->rows & class)
+        fos_append_rows(core, plan, class, index, c, p->dir, FOS_UNIT_DATA, off, p->paycap, p->wire, p->ts, p->number);
+    FOS_COUNT(&core->counters, units);
+    if (plan->units & class) {
+        fos_origin o = fos_origin_of(p);
+        fos_append_unit(core, index, c, p->dir, FOS_UNIT_DATA, p->paycap < p->paylen ? FOS_UNIT_CUT : 0, off, p->paycap,
+                        p->payload, &o);
+    }
 }
 
 /* A flow whose modules all work on whole datagrams: each packet is a unit, in order of arrival.
@@ -255,62 +260,84 @@ FOS_NOINLINE void fos_packet_unit(fos_core *core, uint32_t index, fos_conn *c, c
     fos_half *h = fos_half_of(core, index, p->dir);
     uint64_t off = h->stream ? h->stream->tail_off : 0;
     uint16_t flags = p->paycap < p->paylen ? FOS_UNIT_CUT : 0;
-    if (plan->rows & class) fos_append_rows(core, plan, class, index, c, p->dir, FOS_UNIT_DATA, flags, off, len, &o);
+    if (plan->rows & class)
+        fos_append_rows(core, plan, class, index, c, p->dir, FOS_UNIT_DATA, off, len, p->wire, p->ts, p->number);
     if (plan->units & class) fos_append_unit(core, index, c, p->dir, FOS_UNIT_DATA, flags, off, len, p->l4, &o);
 }
 
 /* ---- the packet ----------------------------------------------------------------------------- */
 
-FOS_INLINE void fos_packet(fos_core *core, const fos_pkt *p) {
-    uint32_t index = fos_table_find(&core->table, &p->key, p->hash, p->hash & core->table.mask);
-    if (FOS_UNLIKELY(!index)) {
-        index = fos_conn_open(core, p);
-        if (!index) return;
-    }
+/* A SYN without ACK: another connection on the same ports, or news of who opened this one.  Returns
+ * the connection's index, or FOS_NONE. */
+FOS_NOINLINE uint32_t fos_packet_syn(fos_core *core, uint32_t index, const fos_pkt *p) {
     fos_conn *c = &core->table.conns[index];
+    const fos_half *h = fos_half_of(core, index, p->dir);
+    if ((h->flags & FOS_HALF_BASE) && h->base_seq != p->seq) {
+        fos_conn_close(core, index, FOS_CLOSE_REUSED);
+        return fos_conn_open(core, p);
+    }
+    if (!(c->flags & (FOS_CONN_A_KNOWN | FOS_CONN_ANNOUNCED))) {
+        c->flags |= FOS_CONN_A_KNOWN;
+        if (fos_user_dir(c, p->dir) && !fos_half_of(core, index, 0)->stream && !fos_half_of(core, index, 1)->stream)
+            c->flags ^= FOS_CONN_A_IS_HIGH;
+    }
+    return index;
+}
+
+/* A packet whose transport header is damaged: counted, with the flags that can be read. */
+FOS_NOINLINE void fos_packet_bad(fos_core *core, uint32_t index, const fos_pkt *p) {
+    if (p->key.proto != FOS_PROTO_TCP) return;
+    fos_half *h = fos_half_of(core, index, p->dir);
+    if (!(h->flags & FOS_HALF_BASE)) {
+        h->flags |= FOS_HALF_BASE;
+        h->base_seq = p->tcp_flags & FOS_TCP_SYN ? p->seq : p->seq - 1;
+    }
+    if ((p->tcp_flags & FOS_TCP_SYN) && h->syn != 0xffff) h->syn++;
+    if ((p->tcp_flags & FOS_TCP_FIN) && h->fin_count != 0xffff) h->fin_count++;
+    if ((p->tcp_flags & FOS_TCP_RST) && h->rst != 0xffff) h->rst++;
+}
+
+/* The first packet of a direction. */
+FOS_NOINLINE void fos_packet_first(fos_core *core, uint32_t index, fos_conn *c, const fos_pkt *p) {
+    if (!c->packets[!p->dir]) return;
+    if (!(c->flags & FOS_CONN_OVER)) fos_age_move(core, index, FOS_CONN_ANSWERED);
+    if (c->state == FOS_STATE_ACTIVE) c->state = FOS_STATE_ANSWERED;
+}
+
+FOS_INLINE void fos_packet(fos_core *core, const fos_pkt *p) {
+    uint32_t index = p->conn;                 /* the guess of the prefetching round */
+    fos_conn *c = &core->table.conns[index];
+    if (FOS_UNLIKELY(!index || !fos_key_equal(&c->key, &p->key) || (c->flags & FOS_CONN_CLOSED))) {
+        index = fos_table_find(&core->table, &p->key, p->hash, p->hash & core->table.mask);
+        if (!index && !(index = fos_conn_open(core, p))) return;
+        c = &core->table.conns[index];
+    }
     int dir = p->dir;
     uint8_t proto = p->key.proto;
-    if (proto == FOS_PROTO_TCP && FOS_UNLIKELY((p->tcp_flags & (FOS_TCP_SYN | FOS_TCP_ACK)) == FOS_TCP_SYN)) {
-        /* A SYN with another sequence number is another connection on the same ports. */
-        if ((fos_half_of(core, index, dir)->flags & FOS_HALF_BASE) && fos_half_of(core, index, dir)->base_seq != p->seq) {
-            fos_conn_close(core, index, FOS_CLOSE_REUSED);
-            index = fos_conn_open(core, p);
-            if (!index) return;
-            c = &core->table.conns[index];
-        } else if (!(c->flags & (FOS_CONN_A_KNOWN | FOS_CONN_ANNOUNCED))) {
-            c->flags |= FOS_CONN_A_KNOWN;
-            if (fos_user_dir(c, dir) && !fos_half_of(core, index, 0)->stream && !fos_half_of(core, index, 1)->stream) c->flags ^= FOS_CONN_A_IS_HIGH;
-        }
+    if (FOS_UNLIKELY((p->tcp_flags & (FOS_TCP_SYN | FOS_TCP_ACK)) == FOS_TCP_SYN) && proto == FOS_PROTO_TCP) {
+        index = fos_packet_syn(core, index, p);
+        if (!index) return;
+        c = &core->table.conns[index];
     }
     c->last_ns = p->ts;
-    if (FOS_UNLIKELY(!c->packets[dir]) && c->packets[!dir]) {
-        if (!(c->flags & FOS_CONN_OVER)) fos_age_move(core, index, FOS_CONN_ANSWERED);
-        if (proto != FOS_PROTO_TCP && c->state == FOS_STATE_ACTIVE) c->state = FOS_STATE_ANSWERED;
-    }
+    if (FOS_UNLIKELY(!c->packets[dir])) fos_packet_first(core, index, c, p);
     c->packets[dir]++;
     c->bytes[dir] += p->wire;
-    if (FOS_UNLIKELY(p->vlans)) fos_conn_vlans(&core->table.cold[index], p->vlans);
-    if (FOS_UNLIKELY(p->flags & FOS_PKT_BAD)) {
-        if (proto == FOS_PROTO_TCP) {
-            fos_half *h = fos_half_of(core, index, dir);
-            if (!(h->flags & FOS_HALF_BASE)) {
-                h->flags |= FOS_HALF_BASE;
-                h->base_seq = p->tcp_flags & FOS_TCP_SYN ? p->seq : p->seq - 1;
-            }
-            if ((p->tcp_flags & FOS_TCP_SYN) && h->syn != 0xffff) h->syn++;
-            if ((p->tcp_flags & FOS_TCP_FIN) && h->fin_count != 0xffff) h->fin_count++;
-            if ((p->tcp_flags & FOS_TCP_RST) && h->rst != 0xffff) h->rst++;
+    if (FOS_UNLIKELY((p->vlans | (p->flags & FOS_PKT_BAD)) != 0)) {
+        if (p->vlans) fos_conn_vlans(&core->table.cold[index], p->vlans);
+        if (p->flags & FOS_PKT_BAD) {
+            fos_packet_bad(core, index, p);
+            return;
         }
-        return;
     }
-    if (FOS_UNLIKELY(core->plans[c->flow].packets)) fos_packet_unit(core, index, c, p);
-    if (FOS_LIKELY(proto == FOS_PROTO_TCP)) {
+    if (FOS_UNLIKELY(core->packet_units) && core->plans[c->flow].packets) fos_packet_unit(core, index, c, p);
+    if (FOS_LIKELY(proto == FOS_PROTO_UDP)) {
+        fos_datagram_packet(core, index, c, FOS_CLASS_UDP, p);
+    } else if (FOS_LIKELY(proto == FOS_PROTO_TCP)) {
         c->payload[dir] += p->paylen;
         fos_tcp_packet(core, index, c, p);
         if (FOS_UNLIKELY(c->state == FOS_STATE_CLOSED || c->state == FOS_STATE_RESET) && !(c->flags & FOS_CONN_OVER))
             fos_age_move(core, index, FOS_CONN_OVER);
-    } else if (FOS_LIKELY(proto == FOS_PROTO_UDP)) {
-        fos_datagram_packet(core, index, c, FOS_CLASS_UDP, p);
     } else if (proto == FOS_PROTO_SCTP) {
         fos_sctp_packet(core, index, c, p);
     } else {
@@ -361,6 +388,7 @@ static void fos_burst(fos_core *core, const fos_ring *ring, uint32_t from, uint3
         }
         for (int k = 0; k < count; k++) {
             uint32_t index = core->table.slots[fos_table_probe(&core->table, pkts[k].hash)].conn;
+            pkts[k].conn = index;
             const char *record = (const char *)&core->table.conns[index];
             __builtin_prefetch(record, 1);
             __builtin_prefetch(record + 64, 1);
@@ -375,6 +403,9 @@ static void fos_burst(fos_core *core, const fos_ring *ring, uint32_t from, uint3
     }
     FOS_COUNT_N(&core->counters, packets, n);
     FOS_COUNT_N(&core->counters, bytes, bytes);
+    for (uint32_t f = 0; f < core->plan_count; f++)
+        for (uint32_t j = 0; j < core->plans[f].journals; j++)
+            if (core->plans[f].journal[j].count > core->rows_pending) core->rows_pending = core->plans[f].journal[j].count;
 }
 
 /* ---- making and ending the core --------------------------------------------------------------- */

@@ -107,8 +107,10 @@ class Match:
 
         Fields that the packet cannot have are left out: their prerequisite is listed.
 
-        >>> Match("tcp,tp_dst=80").differences(fields.Fields(dl_type=0x800, nw_proto=17, tp_dst=443))
-        [('nw_proto=6', 'nw_proto=17')]
+        >>> Match("tcp,tp_dst=80").differences(fields.Fields(dl_type=0x800, nw_proto=6, tp_dst=443))
+        [('tp_dst=80', 'tp_dst=443')]
+        >>> Match("tcp,tp_dst=80").differences(fields.Fields(dl_type=0x800, nw_proto=47))
+        [('nw_proto=6', 'nw_proto=47')]
         """
         wrong = []
         for field in fields.FIELDS:

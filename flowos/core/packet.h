@@ -24,7 +24,8 @@ enum fos_pkt_flags {
     FOS_PKT_NO_PORTS = 4,     /* a protocol without ports (ICMP, GRE, ...) */
 };
 
-/* Whose packet: lower end, higher end, protocol.  IPv4: w[0] holds both addresses, the rest 0. */
+/* Whose packet: lower end, higher end, protocol.  IPv4: w[0] holds both addresses, the rest is
+ * not used and not set. */
 typedef struct fos_key {
     uint64_t w[4];            /* IPv6: lower end's address, higher end's, as loaded from the wire */
     uint32_t ports;           /* lower end's port << 16 | higher end's */
@@ -48,15 +49,16 @@ typedef struct fos_pkt {
     fos_key key;
     uint64_t vlans;           /* up to four tags, outermost in the top 16 bits: 0x1000 | id each */
     uint16_t l3, l4;          /* offsets of the IP and the transport header */
+    uint8_t depth;            /* enclosing IP headers, this one included */
+    uint8_t flags;            /* fos_pkt_flags */
+    uint16_t link;            /* LINKTYPE_* of `frame`; 101 (raw IP) for a block */
+    uint32_t conn;            /* what the first probe of the table found: a guess, checked by key */
     uint16_t window;          /* TCP */
     uint8_t dir;              /* 1: from the higher end of the key */
     uint8_t tcp_flags;
-    uint8_t depth;            /* enclosing IP headers, this one included */
-    uint8_t flags;            /* fos_pkt_flags */
-    uint8_t type, code;       /* ICMP */
     uint16_t iface;
-    uint16_t link;            /* LINKTYPE_* of `frame`; 101 (raw IP) for a block */
-    uint64_t spare;
+    uint8_t type, code;       /* ICMP */
+    uint32_t spare;
 } fos_pkt;
 FOS_ASSERT_SIZE(fos_pkt, 128);
 

@@ -90,7 +90,6 @@ FOS_INLINE void fos_key4(fos_pkt *p, uint32_t src, uint32_t dst, uint16_t sport,
     int swap = a > b;
     p->dir = (uint8_t)swap;
     p->key.w[0] = swap ? (uint64_t)dst << 32 | src : (uint64_t)src << 32 | dst;
-    p->key.w[1] = p->key.w[2] = p->key.w[3] = 0;
     p->key.ports = swap ? (uint32_t)dport << 16 | sport : (uint32_t)sport << 16 | dport;
 }
 
@@ -432,12 +431,12 @@ FOS_INLINE int fos_parse_fast(const fos_parser *parser, const uint8_t *f, uint32
     uint32_t here = p->payload < cap ? cap - p->payload : 0;
     p->paycap = here < p->paylen ? here : p->paylen;
     p->vlans = 0;
-    p->l3 = 14;
+    p->l3 = 14;                               /* these five are one store */
     p->l4 = 34;
     p->depth = 1;
     p->flags = 0;
+    p->link = FOS_LINK_ETHERNET;
     p->iface = iface;
-    p->link = link;
     p->key.proto = (uint8_t)proto;
     p->key.ver = 4;
     p->key.zone = 0;

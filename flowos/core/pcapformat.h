@@ -231,8 +231,8 @@ static int fos_pcap_open(fos_capture *c, const uint8_t *p, size_t n) {
     static const struct { uint32_t magic; uint8_t record; uint8_t extra; uint16_t unit; } variants[] = {
         {0xa1b2c3d4u, 16, 0, 1000}, {0xa1b23c4du, 16, 0, 1},
         {0xa1b2cd34u, 24, 0, 1000},           /* Kuznetzov's: 8 bytes more per record */
-        {0x1c0001acu, 16, 4, 1},              /* Ixia hardware: the size of all records follows the header */
-        {0x1c0001abu, 16, 4, 1},              /* Ixia software */
+        {0x1c0001acu, 16, 4, 1000},           /* Ixia hardware: the size of all records follows the header */
+        {0x1c0001abu, 16, 4, 1000},           /* Ixia software */
     };
     for (size_t v = 0; v < sizeof variants / sizeof *variants; v++) {
         int swapped = fos_be32(p) == variants[v].magic;
@@ -304,7 +304,7 @@ FOS_INLINE int fos_pcapng_packet(fos_capture *c, const uint8_t *p, uint32_t len,
     if (type == FOS_BLOCK_SIMPLE) {
         wire = fos_cap32(p + 8, swapped);
         have = i->snaplen && i->snaplen < wire ? i->snaplen : wire;
-        if (have > room) return 0;
+        if (FOS_UNLIKELY(have > room || have > FOS_CAPTURE_MAX_FRAME)) return 0;
         ts = c->last_ts;
         flags = FOS_SLOT_NO_TIME;
         c->without_time++;

@@ -83,6 +83,17 @@ def new_decoder(compression):
         return zstandard.ZstdDecompressor().decompressobj()
 
 
+def salvage(decoder, piece):
+    """Decompress what is good of a piece that holds damage; without a decoder that is nothing."""
+    good = bytearray()
+    try:
+        for at in range(len(piece) if decoder else 0):
+            good += decoder.decompress(piece[at:at + 1])
+    except zlib.error:
+        pass
+    return bytes(good)
+
+
 class Decompressed:
     """Read the decompressed bytes of a gzip or zstd input, one or several members or frames.
 
@@ -102,9 +113,8 @@ class Decompressed:
 
         Blocks until there is at least one byte.
         """
-        while not self._out:
-            if self.problem or not self._decompress():
-                return 0
+        while not self._out and not self.problem and self._decompress():
+            pass
         n = min(len(view), len(self._out))
         view[:n] = self._out[:n]
         self._out = self._out[n:]
@@ -121,10 +131,13 @@ class Decompressed:
         if self._decoder is None and not self._begin():
             return not self.problem
         piece = self._raw[:PIECES[self.compression]]
+        # 40 KB copied per 16 KB fed: 2 % of the time, for the bytes in front of the damage.
+        before = self._decoder.copy() if self.compression == "gzip" else None
         try:
             self._out = memoryview(self._decoder.decompress(piece))
         except Exception as error:            # zlib.error, or whatever the zstd library has of its own
             self.problem = f"damaged {self.compression} data: {error}"
+            self._out = memoryview(salvage(before, piece))
             return False
         fed = len(piece)
         if self._decoder.eof:

@@ -390,21 +390,28 @@ FOS_NOINLINE int fos_tcp_syn(fos_core *core, uint32_t index, fos_conn *c, int di
     return 0;
 }
 
-/* The receiver of direction `dir` acknowledged `ack`. */
-FOS_INLINE void fos_tcp_ack(fos_core *core, uint32_t index, fos_conn *c, int dir, uint32_t ack, const fos_origin *o) {
+/* An acknowledgement for a direction that is being picked up. */
+FOS_NOINLINE void fos_tcp_ack_pickup(fos_core *core, uint32_t index, fos_conn *c, int dir, const fos_pkt *p) {
+    fos_origin o = fos_origin_of(p);
+    fos_tcp_try_start(core, index, c, dir, 0, &o);
+}
+
+/* The receiver of direction `dir` acknowledged what packet `p` says. */
+FOS_INLINE void fos_tcp_ack(fos_core *core, uint32_t index, fos_conn *c, int dir, const fos_pkt *p) {
     fos_half *h = fos_half_of(core, index, dir);
-    h->peer_ack = ack;
-    h->flags |= FOS_HALF_PEER_ACK;
-    if (FOS_UNLIKELY(!(h->flags & FOS_HALF_STARTED))) {
-        if (h->flags & FOS_HALF_PICKUP) fos_tcp_try_start(core, index, c, dir, 0, o);
+    h->peer_ack = p->ack;
+    uint8_t flags = h->flags | FOS_HALF_PEER_ACK;
+    h->flags = flags;
+    if (FOS_UNLIKELY(!(flags & FOS_HALF_STARTED))) {
+        if (flags & FOS_HALF_PICKUP) fos_tcp_ack_pickup(core, index, c, dir, p);
         return;
     }
-    int64_t acked = fos_unwrap(h, ack);
+    int64_t acked = fos_unwrap(h, p->ack);
     if (acked <= (int64_t)h->acked || acked > (int64_t)h->next + FOS_TCP_FAR) return;
     h->acked = (uint64_t)acked;
     if (FOS_UNLIKELY(h->ooo != NULL))
-        for (fos_piece *p = h->ooo->pieces.first; p && p->start <= h->acked; p = p->next)
-            if (!p->acked_since) p->acked_since = fos_tcp_clock(c);
+        for (fos_piece *q = h->ooo->pieces.first; q && q->start <= h->acked; q = q->next)
+            if (!q->acked_since) q->acked_since = fos_tcp_clock(c);
 }
 
 /* SYN, FIN and RST: count, move the state machine.  0: the packet's payload is to be ignored. */
@@ -429,41 +436,65 @@ FOS_NOINLINE int fos_tcp_flags(fos_core *core, uint32_t index, fos_conn *c, int 
     return taken;
 }
 
-/* One TCP packet of connection `index`; the counters of the connection are up to date. */
-FOS_INLINE void fos_tcp_packet(fos_core *core, uint32_t index, fos_conn *c, const fos_pkt *p) {
+/* Payload and FIN that are not simply the next bytes. */
+FOS_NOINLINE void fos_tcp_odd(fos_core *core, uint32_t index, fos_conn *c, const fos_pkt *p, uint32_t seq, int fin) {
     int dir = p->dir;
     fos_half *h = fos_half_of(core, index, dir);
     fos_origin o = fos_origin_of(p);
+    if (!(h->flags & FOS_HALF_STARTED)) {
+        fos_tcp_pickup(core, index, c, dir, p, &o);
+        return;
+    }
+    int64_t off = fos_unwrap(h, seq);
+    if (p->paylen) fos_tcp_segment(core, index, c, dir, p, off, &o);
+    if (fin) fos_tcp_fin(core, index, c, dir, off + p->paylen, &o);
+}
+
+FOS_NOINLINE int fos_tcp_control(fos_core *core, uint32_t index, fos_conn *c, const fos_pkt *p) {
+    fos_origin o = fos_origin_of(p);
+    return fos_tcp_flags(core, index, c, p->dir, p, &o);
+}
+
+FOS_NOINLINE void fos_tcp_gaps(fos_core *core, uint32_t index, fos_conn *c, const fos_pkt *p) {
+    fos_origin o = fos_origin_of(p);
+    fos_tcp_close_gaps(core, index, c, p->dir, &o);
+    fos_tcp_close_gaps(core, index, c, !p->dir, &o);
+}
+
+/* One TCP packet of connection `index`; the counters of the connection are up to date. */
+FOS_INLINE void fos_tcp_packet(fos_core *core, uint32_t index, fos_conn *c, const fos_pkt *p) {
+    int dir = p->dir, fin = 0;
+    fos_half *h = fos_half_of(core, index, dir), *r = fos_half_of(core, index, !dir);
     uint8_t f = p->tcp_flags;
     uint32_t seq = p->seq;
-    int taken = 1;
     if (FOS_UNLIKELY(!(h->flags & FOS_HALF_BASE)) && !((f & FOS_TCP_RST) && !p->paylen)) {
         h->base_seq = f & FOS_TCP_SYN ? seq : seq - 1;
         h->flags |= FOS_HALF_BASE;
     }
     if (FOS_UNLIKELY(f & (FOS_TCP_SYN | FOS_TCP_FIN | FOS_TCP_RST))) {
-        taken = fos_tcp_flags(core, index, c, dir, p, &o);
+        int taken = fos_tcp_control(core, index, c, p);
         if (f & FOS_TCP_SYN) seq++;
-    } else if (FOS_UNLIKELY(c->state != FOS_STATE_ESTABLISHED)) {
-        c->state = fos_tcp_next_state[c->state][FOS_EV_ACK];
+        fin = (f & (FOS_TCP_FIN | FOS_TCP_ACK)) == (FOS_TCP_FIN | FOS_TCP_ACK);
+        if ((f & FOS_TCP_FIN) && !fin) FOS_COUNT(&core->counters, tcp_fin_ignored);
+        if (f & FOS_TCP_ACK) fos_tcp_ack(core, index, c, !dir, p);
+        if (taken && (p->paylen || fin)) fos_tcp_odd(core, index, c, p, seq, fin);
+    } else {
+        if (FOS_UNLIKELY(c->state != FOS_STATE_ESTABLISHED)) c->state = fos_tcp_next_state[c->state][FOS_EV_ACK];
+        if (FOS_LIKELY(f & FOS_TCP_ACK)) fos_tcp_ack(core, index, c, !dir, p);
+        if (p->paylen) {
+            if (FOS_LIKELY((h->flags & FOS_HALF_STARTED) && seq == h->origin + (uint32_t)h->next && !h->ooo &&
+                           p->paycap == p->paylen && h->fin == FOS_NO_OFFSET)) {
+                uint64_t off = h->next;
+                h->next = off + p->paylen;
+                fos_plan *plan = &core->plans[c->flow];
+                if (FOS_LIKELY((plan->rows | plan->units) & FOS_CLASS_TCP)) {
+                    fos_origin o = fos_origin_of(p);
+                    fos_deliver(core, index, c, FOS_CLASS_TCP, dir, FOS_UNIT_DATA, 0, off, p->paylen, p->payload, &o);
+                } else FOS_COUNT(&core->counters, units);
+            } else fos_tcp_odd(core, index, c, p, seq, 0);
+        }
     }
-    if (FOS_LIKELY(f & FOS_TCP_ACK)) fos_tcp_ack(core, index, c, !dir, p->ack, &o);
-    int fin = (f & (FOS_TCP_FIN | FOS_TCP_ACK)) == (FOS_TCP_FIN | FOS_TCP_ACK);
-    if ((f & FOS_TCP_FIN) && !fin) FOS_COUNT(&core->counters, tcp_fin_ignored);
-    if ((p->paylen || fin) && FOS_LIKELY(taken)) {
-        if (FOS_LIKELY(h->flags & FOS_HALF_STARTED)) {
-            int64_t off = fos_unwrap(h, seq);
-            if (FOS_LIKELY(p->paylen)) {
-                if (FOS_LIKELY(off == (int64_t)h->next && !h->ooo && p->paycap == p->paylen && h->fin == FOS_NO_OFFSET)) {
-                    h->next += p->paylen;
-                    fos_deliver(core, index, c, FOS_CLASS_TCP, dir, FOS_UNIT_DATA, 0, (uint64_t)off, p->paylen, p->payload, &o);
-                } else fos_tcp_segment(core, index, c, dir, p, off, &o);
-            }
-            if (FOS_UNLIKELY(fin)) fos_tcp_fin(core, index, c, dir, off + p->paylen, &o);
-        } else fos_tcp_pickup(core, index, c, dir, p, &o);
-    }
-    if (FOS_UNLIKELY(h->ooo != NULL)) fos_tcp_close_gaps(core, index, c, dir, &o);
-    if (FOS_UNLIKELY(fos_half_of(core, index, !dir)->ooo != NULL)) fos_tcp_close_gaps(core, index, c, !dir, &o);
+    if (FOS_UNLIKELY(h->ooo != NULL || r->ooo != NULL)) fos_tcp_gaps(core, index, c, p);
 }
 
 /* The connection ends: deliver what waits, name what is missing. */

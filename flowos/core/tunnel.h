@@ -118,7 +118,13 @@ FOS_NOINLINE void fos_parse_geneve(fos_scan *s, uint32_t off, uint32_t end) {
     fos_parse_ethertype(s, fos_be16(h + 2), off + len, end);  /* RFC 8926 */
 }
 
+/* Six bits of each port, as a mask: one test rules out most others, and all the common services. */
+#define FOS_TUNNEL_PORT_BIT(port) (1ull << ((port) >> 2 & 63))
+#define FOS_TUNNEL_PORT_BITS (FOS_TUNNEL_PORT_BIT(4789) | FOS_TUNNEL_PORT_BIT(8472) | FOS_TUNNEL_PORT_BIT(6081) | \
+                              FOS_TUNNEL_PORT_BIT(2152) | FOS_TUNNEL_PORT_BIT(3544))
+
 FOS_INLINE int fos_udp_tunnel_port(uint16_t sport, uint16_t dport) {
+    if (FOS_LIKELY(!((FOS_TUNNEL_PORT_BITS >> (dport >> 2 & 63) | FOS_TUNNEL_PORT_BITS >> (sport >> 2 & 63)) & 1))) return 0;
     return dport == 4789 || dport == 8472 || dport == 6081 || sport == 2152 || dport == 2152 || sport == 3544 || dport == 3544;
 }
 

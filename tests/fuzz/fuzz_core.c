@@ -62,7 +62,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     core->plans[0].units = FOS_CLASS_ALL;
     core->plans[0].rows = FOS_CLASS_ALL;
     core->plans[0].events = 1;
-    core->plans[0].packets = data[0] >> 6 & 1;
+    core->plans[0].packets = core->packet_units = data[0] >> 6 & 1;
     core->plans[0].journals = 1;
     core->plans[0].journal[0].classes = FOS_CLASS_ALL;
 

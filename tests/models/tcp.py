@@ -111,6 +111,7 @@ class Direction:
                 return False
             self.move_offsets(difference(origin, self.pick_up_base))
             self.begin(origin, from_syn=True)
+            self.deliver()
             return True
         if origin == self.origin:
             return True
@@ -361,14 +362,14 @@ class Direction:
         """Close the holes that need not be waited for any longer; after each packet (T9)."""
         if self.origin is None:
             return
-        while self.buffer and self.over_a_limit():
-            self.close_hole(min(self.buffer), "limit")                          # (b)
         self.note_acknowledged(packets)
         while self.buffer:
             first = min(self.buffer)
             acked_at = self.acked_at.get(first)
             if acked_at is not None and packets - acked_at >= self.config.gap_packets:
                 self.close_hole(first, "ack")                                   # (a)
+            elif self.over_a_limit():
+                self.close_hole(first, "limit")                                 # (b)
             elif now - self.buffer[first].ts >= self.config.gap_seconds * 1e9:
                 self.close_hole(first, "time")                                  # (c)
             else:

@@ -43,9 +43,8 @@ class PerConnection(flowos.Module):
         self.payload += int(rows["length"].sum(dtype=numpy.int64))
 
     def answer(self):
-        return {"packets_counted": int(self.packets.sum()), "bytes_counted": int(self.bytes.sum()),
-                "payload_bytes": self.payload, "connections": int((self.packets > 0).sum()),
-                "packets_squared": int((self.packets * self.packets).sum())}
+        return {"rows": int(self.packets.sum()), "rows_bytes": int(self.bytes.sum()), "delivered_bytes": self.payload,
+                "connections": int((self.packets > 0).sum()), "rows_squared": int((self.packets * self.packets).sum())}
 
 
 class PerWindow(flowos.Module):

@@ -62,7 +62,8 @@ def counts(packets, flow):
     per_flow = np.bincount(flow).astype(np.int64)
     lengths = frames.frame_lengths(packets)
     return {"packets": len(packets), "bytes": int(lengths.sum()), "connections": int((per_flow > 0).sum()),
-            "largest": int(per_flow.max()), "packets_squared": int((per_flow * per_flow).sum())}
+            "largest": int(per_flow.max()), "packets_squared": int((per_flow * per_flow).sum()),
+            "udp_bytes": int(packets["length"][packets["proto"] == 17].sum())}
 
 
 def udp64(scale, seed, flows, exponent):
@@ -77,7 +78,8 @@ def udp64(scale, seed, flows, exponent):
     packets["length"] = frames.SHORTEST - frames.ETHER - frames.IP - 8
     pool = rng.integers(97, 123, 1 << 20, np.uint8)
     packets["at"] = rng.integers(0, len(pool) - 64, count)
-    return packets, pool, counts(packets, flow)
+    truth = counts(packets, flow)
+    return packets, pool, {**truth, "delivered_bytes": truth["udp_bytes"]}
 
 
 def imix(scale, seed):
@@ -130,7 +132,7 @@ def imix(scale, seed):
     truth["tcp_packets"] = int(tcp.sum())
     truth["udp_packets"] = count - truth["tcp_packets"]
     truth["stream_bytes"] = int(packets["length"][tcp].sum())
-    truth["udp_bytes"] = int(packets["length"][~tcp].sum())
+    truth["delivered_bytes"] = truth["stream_bytes"] + truth["udp_bytes"]
     data = np.flatnonzero(tcp & (packets["length"] > 0))
     truth["streams_crc"] = crc_of_streams((flow * 2 + back)[data], packets["at"][data], packets["length"][data], pool)
     return packets, pool, truth
@@ -182,7 +184,8 @@ def frag(scale, seed, payload=4000):
 
     truth = counts(packets, np.repeat(flow, pieces))
     del truth["largest"], truth["packets_squared"]
-    truth.update(datagrams=count, payload_bytes=count * payload, shuffled=int(shuffled.sum()))
+    truth.update(datagrams=count, datagram_bytes=len(pool), udp_bytes=count * payload, delivered_bytes=count * payload,
+                 shuffled=int(shuffled.sum()))
     truth["datagrams_crc"] = sum(zlib.crc32(pool[a:a + row.itemsize]) for a in begin.tolist()) & 0xFFFFFFFFFFFFFFFF
     return packets[order], pool, truth
 

@@ -43,13 +43,13 @@ class Config:
     reassembly_pieces: int = 1024           # ... in so many pieces
     reassembly_total: int = 256 << 20       # ... over all connections
     gap_packets: int = 32                   # packets of patience with a hole that the receiver acknowledged
-    gap_seconds: float = 30.0               # ... with any hole
+    gap_seconds: float = 120.0              # ... with any hole: retransmission timers back off to 64 s and beyond
     pickup_pieces: int = 16                 # patience with the first bytes of a stream picked up midway
     pickup_bytes: int = 64 << 10
     pickup_seconds: float = 1.0
 
     defrag_datagrams: int = 8192            # under defragmentation at once
-    defrag_pieces: int = 8192               # fragments of one datagram: 65,535 bytes in pieces of 8
+    defrag_pieces: int = 8192               # fragments that may arrive for one datagram: 65,535 bytes in pieces of 8
     defrag_bytes: int = 64 << 20
     defrag_seconds_ipv4: float = 30.0
     defrag_seconds_ipv6: float = 60.0       # RFC 8200 section 4.5

@@ -56,7 +56,7 @@ def inspect_file(path, datagrams=None, files=None, flows=(), protocol=None, **op
 
     out = io.StringIO()
     streams = None if files is None else StreamFiles(files)
-    inspection = Inspection([str(path)], JsonReport(out, Selection(protocol)), Config(**options), flows, streams)
+    inspection = Inspection([str(path)], JsonReport(out, Selection(protocol)), Config.offline(**options), flows, streams)
     if datagrams is not None:
         inspection.engine.on_datagram = lambda *datagram: datagrams.append(datagram)
     try:
@@ -300,18 +300,17 @@ def http_fields(theirs, mine, whole):
 
 
 def compare_http(oracle, ours, stream_bytes):
-    """Compare HTTP messages, per connection and direction, in order.
+    """Compare HTTP messages: in their connection and direction, and in order.
 
     The oracle's are a floor: each must be among ours.  Each other one of ours must have its
     start line in the stream; `stream_bytes(connection index, direction)` gives the stream.
     """
-    pairs, found = pair_connections(oracle, ours)
+    pairs, _ = pair_connections(oracle, ours)
     places = {pair.theirs["stream"]: pair for pair in pairs if pair.theirs.get("stream") is not None}
     mine = collections.defaultdict(list)
-    for message in ours["http"]:
-        mine[message["connection"], message["direction"]].append(message)
-    found = []
-    used = set()
+    for number, message in enumerate(ours["http"]):
+        mine[message["connection"], message["direction"]].append((number, message))
+    found, used, order = [], set(), []
     for message, whole in ([(m, True) for m in oracle["http"]]
                            + [(m, False) for m in oracle["http_heads_of_incomplete"]]):
         pair = places.get(message.get("tcp_stream"))
@@ -321,19 +320,22 @@ def compare_http(oracle, ours, stream_bytes):
         else:
             key = (pair.index, dict(ways(pair))[message["direction"]])
             lists = [(key, mine[key])]
-        candidates = [(key, place) for key, messages in lists for place, m in enumerate(messages)
-                      if head_of(m) == head_of(message) and (key, place) not in used]
+        candidates = [(len(http_fields(message, m, whole)), number) for key, messages in lists for number, m in messages
+                      if head_of(m) == head_of(message) and number not in used]
         where = f"http frame {message['frame']} {message.get('method') or message.get('status')}"
         if not candidates:
             found.append(Difference(where, message.get("uri", message.get("status")), None))
             continue
-        graded = sorted((len(http_fields(message, mine[key][place], whole)), key, place) for key, place in candidates)
-        _, key, place = graded[0]
-        used.add((key, place))
-        for field, theirs, our in http_fields(message, mine[key][place], whole):
+        number = min(candidates)[1]
+        used.add(number)
+        if whole:
+            order.append(number)
+        for field, theirs, our in http_fields(message, ours["http"][number], whole):
             found.append(Difference(f"{where} {field}", theirs, our))
+    if order != sorted(order):
+        found.append(Difference("http order", "as captured", "another"))
     for key, messages in mine.items():
-        wanted = collections.Counter(start_line(message) for message in messages)
+        wanted = collections.Counter(start_line(message) for _, message in messages)
         data = stream_bytes(*key)
         for line, count in wanted.items():
             if data.count(line) < count:

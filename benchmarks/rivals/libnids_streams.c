@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-static uint64_t packets, connections, stream_bytes, datagrams, payload_bytes;
+static uint64_t packets, connections, stream_bytes, datagrams, udp_bytes;
 
 static void on_tcp(struct tcp_stream *stream, void **unused)
 {
@@ -26,7 +26,7 @@ static void on_udp(struct tuple4 *address, char *data, int length, struct ip *ip
 {
     (void)address, (void)data, (void)ip;
     datagrams++;
-    payload_bytes += (uint64_t)length;
+    udp_bytes += (uint64_t)length;
 }
 
 static void on_fragment(struct ip *ip, int length)
@@ -53,8 +53,8 @@ int main(int argc, char **argv)
     nids_register_tcp(on_tcp);
     nids_register_udp(on_udp);
     nids_run();
-    printf("{\"packets\": %lu, \"tcp_connections\": %lu, \"stream_bytes\": %lu, \"udp_datagrams\": %lu, \"payload_bytes\": %lu}\n",
+    printf("{\"packets\": %lu, \"established\": %lu, \"stream_bytes\": %lu, \"udp_datagrams\": %lu, \"udp_bytes\": %lu}\n",
            (unsigned long)packets, (unsigned long)connections, (unsigned long)stream_bytes, (unsigned long)datagrams,
-           (unsigned long)payload_bytes);
+           (unsigned long)udp_bytes);
     return 0;
 }

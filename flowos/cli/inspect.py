@@ -67,7 +67,7 @@ def settings(arguments):
     from flowos import Config
 
     chosen = {"tcp_policy": arguments.policy, "ip_policy": arguments.ip_policy}
-    if arguments.max_connections:
+    if arguments.max_connections is not None:
         chosen["max_connections"] = arguments.max_connections
     if arguments.no_tunnels:
         chosen["tunnels"] = ()
@@ -84,12 +84,12 @@ class Inspection:
     """
 
     def __init__(self, inputs, report, config=None, flows=(), files=None):
-        from flowos import Engine, get_decoder
+        from flowos import Config, Engine, get_decoder
         from .inspect_messages import Names, Requests
         from .inspect_streams import Streams
 
         self.report, self.files, self.interrupted = report, files, False
-        self.engine = Engine() if config is None else Engine(config=config)
+        self.engine = Engine(config=config or Config.offline())
         self.http = Requests(report)
         for name, match in flows:
             self.engine.create_flow(name, match)

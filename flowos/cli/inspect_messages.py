@@ -14,26 +14,51 @@ PROBLEMS = {                 # why a body was reported as transferred, its codin
 }
 
 
-class Requests(Module):
-    """Report every HTTP message when its end is known."""
+class Messages(Module):
+    """What the modules of messages share: with which packet a message was whole.
 
-    name, protocol, scope = "inspect_http", "http", "connection"
+    A unit tells the packet that brought its last byte; where earlier bytes of the stream came
+    later, it was they that completed it.
+    """
+
+    scope = "connection"
 
     def __init__(self, report):
         self.report = report
-        self.open = {}             # (connection, direction) -> (record, Body)
+        self.latest = {}           # connection * 2 + direction -> highest number of a packet so far
+
+    def packet_of(self, unit, key):
+        """Give the number of the packet that completed a unit; 0: the connection's end did."""
+        packet = unit.packet
+        if packet:
+            packet = self.latest[key] = max(packet, self.latest.get(key, 0))
+        return packet
+
+    def closed(self, connection, reason):
+        for direction in (0, 1):
+            self.latest.pop(connection.id * 2 + direction, None)
+
+
+class Requests(Messages):
+    """Report every HTTP message when its end is known."""
+
+    name, protocol = "inspect_http", "http"
+
+    def __init__(self, report):
+        super().__init__(report)
+        self.open = {}             # connection * 2 + direction -> (record, Body)
         self.problems = dict.fromkeys(PROBLEMS, 0)
 
     def process(self, window):
         connection, direction = window.connection, window.direction
-        key = (connection.id, direction)
+        key = connection.id * 2 + direction
         for unit in window.units:
             kind = unit.kind
             if kind == "body":
                 if key in self.open:
                     self.open[key][1].feed(unit.data)
             elif kind == "end":
-                self.finish(connection, key, not unit.incomplete, unit.packet)
+                self.finish(connection, key, not unit.incomplete, self.packet_of(unit, key))
             elif kind in ("request", "response") and unit.info is not None:
                 head = unit.info
                 self.open[key] = (head_record(head, DIRECTIONS[direction]), Body(head.content_encoding or ""))
@@ -51,7 +76,8 @@ class Requests(Module):
 
     def closed(self, connection, reason):
         for direction in (0, 1):
-            self.finish(connection, (connection.id, direction), False, 0)
+            self.finish(connection, connection.id * 2 + direction, False, 0)
+        super().closed(connection, reason)
 
     def statistics(self):
         """Give the counters of bodies whose content coding could not be undone."""
@@ -67,13 +93,12 @@ def head_record(head, direction):
     }
 
 
-class Names(Module):
+class Names(Messages):
     """Report every message of a protocol whose messages are single units: `dns` or `tls`."""
 
-    scope = "connection"
-
     def __init__(self, report, protocol):
-        self.report, self.protocol = report, protocol
+        super().__init__(report)
+        self.protocol = protocol
         self.name = f"inspect_{protocol}"
         self.record = {"dns": dns_record, "tls": tls_record}[protocol]
 
@@ -81,7 +106,9 @@ class Names(Module):
         for unit in window.units:
             record = None if unit.info is None else self.record(unit, window)
             if record is not None:
-                self.report.message(self.protocol, window.connection, record, unit.packet)
+                connection = window.connection
+                packet = self.packet_of(unit, connection.id * 2 + window.direction)
+                self.report.message(self.protocol, connection, record, packet)
 
 
 def dns_record(unit, window):

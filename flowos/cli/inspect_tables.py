@@ -18,7 +18,9 @@ from .inspect_report import Report
 ARROWS = {"a_to_b": "→", "b_to_a": "←"}
 ROOMY = 110                # columns from which both ends of a connection fit beside each other
 NUMBERS = ("packets", "bytes", "body", "gaps", "count", "answers", "→ ←")
-LONG_TEXTS = ("a", "b", "a, b", "message", "host", "names", "server name", "ALPN", "versions")    # may take several lines
+LONG_TEXTS = ("a", "b", "a, b", "state", "detected", "message", "host", "names", "server name", "ALPN",
+              "versions")  # these may take several lines
+ENDPOINT = 21              # columns that hold any IPv4 address with its port
 PIPED_WIDTH = 160          # columns when standard output is no terminal
 LONG = 16 << 20            # bytes of input from which a progress bar is shown
 
@@ -89,7 +91,8 @@ class Rows:
         for place in used:
             name = self.columns[place]
             table.add_column(name, justify="right" if name.startswith("#") or name in NUMBERS else "left",
-                             overflow="fold", no_wrap=name not in LONG_TEXTS)
+                             overflow="fold", no_wrap=name not in LONG_TEXTS,
+                             min_width=ENDPOINT if name == "a, b" else None)
         for row in rows:
             table.add_row(*[Text(row[place]) for place in used])
         return table

@@ -24,6 +24,7 @@ typedef struct fos_defrag_entry {
     uint8_t inner;                            /* protocol of the payload, from the fragment at offset 0 */
     uint32_t hash;
     uint32_t total;                           /* bytes of the datagram, valid once `ended` */
+    uint32_t arrived;                         /* fragments taken, whatever became of them */
     int64_t first_ns;
     const uint8_t *header;                    /* of the fragment at offset 0 */
     fos_block *header_block;                  /* holds `header` when the input is not stable */
@@ -175,6 +176,11 @@ static int fos_defrag_add(fos_defrag *d, const fos_fragment *f, fos_datagram *ou
     fos_defrag_entry *e = fos_defrag_entry_of(d, f);
     if (!e) return 0;
     if (e->poisoned) { FOS_COUNT(c, ip_fragment_poisoned); return 0; }
+    if (++e->arrived > d->max_pieces) {
+        FOS_COUNT(c, ip_fragment_too_many);
+        fos_defrag_forget(d, e);
+        return 0;
+    }
     uint32_t start = f->offset, end = f->offset + f->len;
     if (!f->more) {
         if (e->ended ? end != e->total : (e->pieces.last && e->pieces.last->end > end)) {
@@ -224,11 +230,6 @@ static int fos_defrag_add(fos_defrag *d, const fos_fragment *f, fos_datagram *ou
         e->inner = f->proto;
     }
     if (block) fos_block_drop(d->pieces.blocks, block->data);
-    if (e->pieces.count > d->max_pieces) {
-        FOS_COUNT(c, ip_fragment_too_many);
-        fos_defrag_forget(d, e);
-        return 0;
-    }
     /* Disjoint, sorted, nothing beyond `total`: complete when the bytes add up. */
     if (e->ended && e->header && e->pieces.bytes == e->total) {
         fos_block *whole = fos_defrag_join(d, e);

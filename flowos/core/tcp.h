@@ -191,7 +191,10 @@ static void fos_tcp_start(fos_core *core, uint32_t index, fos_conn *c, int dir, 
     }
     uint64_t fin = ooo ? ooo->fin_piece : FOS_NO_OFFSET;
     fos_half_begin(core, index, c, dir, origin, from_syn, o);
-    if (fin != FOS_NO_OFFSET) {
+    if (fin != FOS_NO_OFFSET && (fin < start || fin - start > (uint64_t)FOS_TCP_FAR)) {
+        FOS_COUNT(&core->counters, tcp_fin_ignored);
+        ooo->fin_piece = FOS_NO_OFFSET;
+    } else if (fin != FOS_NO_OFFSET) {
         h->fin = fin - start;
         uint64_t before = ooo->pieces.bytes;
         if (fos_pieces_trim(&ooo->pieces, &core->pieces, h->fin)) FOS_COUNT(&core->counters, tcp_beyond_fin);
@@ -446,8 +449,9 @@ FOS_NOINLINE void fos_tcp_odd(fos_core *core, uint32_t index, fos_conn *c, const
         return;
     }
     int64_t off = fos_unwrap(h, seq);
-    if (p->paylen) fos_tcp_segment(core, index, c, dir, p, off, &o);
+    /* FIN before the payload: what waits beyond it must not be drained behind the payload. */
     if (fin) fos_tcp_fin(core, index, c, dir, off + p->paylen, &o);
+    if (p->paylen) fos_tcp_segment(core, index, c, dir, p, off, &o);
 }
 
 FOS_NOINLINE int fos_tcp_control(fos_core *core, uint32_t index, fos_conn *c, const fos_pkt *p) {

@@ -361,18 +361,18 @@ INLINE void walk(const uint8_t *p, const uint8_t *end, const enum stage stage)
 static void report(const char *mode, bool check)
 {
     printf("{\"packets\": %" PRIu64 ", \"touched\": %" PRIu64, packets, touched);
-    if (strcmp(mode, "io") && strcmp(mode, "parse")) printf(", \"connections\": %" PRIu32, record_count - 1);
+    if (!strcmp(mode, "flow") || !strcmp(mode, "tcp")) printf(", \"connections\": %" PRIu32, record_count - 1);
     if (!strcmp(mode, "tcp")) printf(", \"stream_bytes\": %" PRIu64 ", \"windows\": %" PRIu64, stream_bytes, windows);
     if (!strcmp(mode, "defrag")) printf(", \"datagrams\": %" PRIu64 ", \"datagram_bytes\": %" PRIu64, datagrams, datagram_bytes);
-    if (check) {
+    if (check && !strcmp(mode, "defrag")) printf(", \"datagrams_crc\": %" PRIu64, digest);
+    else if (check) {
         uint64_t squared = 0, bytes = 0, crcs = 0;
         for (uint32_t i = 1; i < record_count; i++) {
             squared += records[i].packets * records[i].packets;
             bytes += records[i].bytes;
             crcs += (uint64_t)records[i].halves[0].crc + records[i].halves[1].crc;
         }
-        printf(", \"packets_squared\": %" PRIu64 ", \"bytes\": %" PRIu64, squared, bytes);
-        printf(", \"streams_crc\": %" PRIu64 ", \"datagrams_crc\": %" PRIu64, crcs, digest);
+        printf(", \"packets_squared\": %" PRIu64 ", \"bytes\": %" PRIu64 ", \"streams_crc\": %" PRIu64, squared, bytes, crcs);
     }
     printf("}\n");
 }

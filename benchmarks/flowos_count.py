@@ -142,6 +142,8 @@ def count(mode, path, check=False):
         result["datagrams"] = engine.ip_reassembly["datagrams"]
     for module in answers:
         result.update(module.answer())
+    if mode == "udp":                                   # a row is a packet
+        result["bytes"], result["packets_squared"] = result["rows_bytes"], result["rows_squared"]
     engine.close()
     return result
 

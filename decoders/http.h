@@ -160,14 +160,15 @@ static int fos_http_request_line(fos_http_start *s, const uint8_t *t, size_t n, 
     return (version && t[word + 5] == '1') || (method && (http || word <= target));
 }
 
-/* A start line of n > 0 bytes, its LF included. */
+/* A start line of n > 0 bytes, its LF included.  Control bytes are damage, and pass only where
+ * they do none: in a reason. */
 static int fos_http_start_line(fos_http_start *s, const uint8_t *t, size_t n, int strict) {
+    int response = n > 5 && !memcmp(t, "HTTP/", 5);
     n--;
     if (n && t[n - 1] == '\r') n--;
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n && (strict || !response); i++)
         if ((t[i] < 32 && t[i] != '\t') || t[i] == 127) return 0;
-    if (n >= 5 && !memcmp(t, "HTTP/", 5)) return fos_http_status_line(s, t, n, strict);
-    return fos_http_request_line(s, t, n, strict);
+    return response ? fos_http_status_line(s, t, n, strict) : fos_http_request_line(s, t, n, strict);
 }
 
 /* The bytes of t up to and with the first blank line behind another line; 0 when there is none. */

@@ -869,7 +869,7 @@ cdef class HttpHead:
 def parse_head(data):
     """Parse the bytes of one head into an HttpHead; None when they begin with no start line.
 
-    >>> parse_head(b"HTTP/1.1 404 Not Found\r\nContent-Length: 3\r\n\r\n").content_length
+    >>> parse_head(b"HTTP/1.1 404 Not Found\\r\\nContent-Length: 3\\r\\n\\r\\n").content_length
     3
     """
     cdef fos_http_start start

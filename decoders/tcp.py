@@ -93,6 +93,7 @@ def fields(header):
 
     stamps = first.get(TIMESTAMPS, b"")
     return TcpHeader(
-        source, target, sequence, acknowledged, size, word >> 9 & 7, *(bool(word & 1 << bit) for bit in range(8, -1, -1)),
-        window, checksum, urgent, found, number(MSS, 2), number(WINDOW_SCALE, 1), first.get(SACK_PERMITTED) == b"",
+        source, target, sequence, acknowledged, size, word >> 9 & 7,
+        *(bool(word & 1 << bit) for bit in range(8, -1, -1)), window, checksum, urgent, found,
+        number(MSS, 2), number(WINDOW_SCALE, 1), first.get(SACK_PERMITTED) == b"",
         tuple(zip(edges[::2], edges[1::2], strict=True)), struct.unpack(">II", stamps) if len(stamps) == 8 else None)

@@ -77,11 +77,16 @@ DECISIONS = (
     Decision("suricata_tcp-fastopen-10-syn-data-ignore.pcap", "tls connection 0 b_to_a", [("server_hello", None)],
              "the stream begins with a ServerHello; tshark, which follows the other SYN+ACK, does not see it"),
 
+    Decision("pcapplusplus_pcapng-example.pcapng", "tls connection 0 *", [],
+             "TLS begins within MySQL, after its greeting; a protocol is detected where a stream begins"),
+
     # ---- HTTP
     Decision("ndpi_fuzz-2006-09-29-28586.pcap", "http frame 20 POST host", "%s\x002.20.3.5",
              "tshark prints text up to a NUL; the field's value goes on"),
     Decision("ndpi_fuzz-2006-09-29-28586.pcap", "http frame 107 POST", None,
              "the version is HTTP/d.1: no HTTP start line (RFC 9112 2.3), and the stream begins with it"),
+    Decision("ndpi_fuzz-2006-09-29-28586.pcap", "http order", "another",
+             "a response that lasts until the connection closes counts from its last byte; tshark waits for the FIN"),
     Decision("pcapplusplus_pcapng-example.pcapng", "http frame 139 200 complete", False,
              "the snap length cut the body; tshark calls it whole because the segments are there"),
     Decision("suricata_http-evader-017.pcap", "http frame 5 200 body_bytes", 68,

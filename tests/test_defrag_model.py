@@ -28,9 +28,9 @@ def atomic(fragment):
     return fragment.version == 6 and fragment.offset == 0 and not fragment.more
 
 
-def by_model(fragments, policy):
+def by_model(fragments, policy, pieces=8192):
     """Give ([(id, payload)] in order of completion, counters) from the model."""
-    defragmenter, datagrams = defrag.Defragmenter(policy), []
+    defragmenter, datagrams = defrag.Defragmenter(policy, pieces=pieces), []
     for fragment in fragments:
         payload = defragmenter.fragment(fragment)
         if payload is not None and not atomic(fragment):
@@ -39,11 +39,11 @@ def by_model(fragments, policy):
     return datagrams, defragmenter.counters
 
 
-def by_engine(fragments, policy):
+def by_engine(fragments, policy, pieces=8192):
     """Give the same from the engine."""
     capture = build.pcap([build.fragment_record(fragment) for fragment in fragments])
-    result = engine.run_pcap(capture, ip_policy=policy)
-    assert all(datagram[0] == fragments[0].version for datagram in result["datagrams"])
+    result = engine.run_pcap(capture, ip_policy=policy, defrag_pieces=pieces)
+    assert {datagram[0] for datagram in result["datagrams"]} <= {fragment.version for fragment in fragments}
     return [(identity, payload) for *_, identity, payload in result["datagrams"]], engine.ip_counters(result)
 
 
@@ -62,10 +62,9 @@ def test_vector(name, machine):
 # ------------------------------------------------------------------------------------ random traffic
 
 @examples(200)
-@given(VERSIONS.flatmap(traffic.fragments), POLICIES)
-def test_random_fragments(fragments, policy):
-    if fragments:
-        assert by_engine(fragments, policy) == by_model(fragments, policy)
+@given(VERSIONS.flatmap(traffic.fragments), POLICIES, st.sampled_from([8192, 5, 2]))
+def test_random_fragments(fragments, policy, pieces):
+    assert by_engine(fragments, policy, pieces) == by_model(fragments, policy, pieces)
 
 
 @examples(60)
@@ -179,7 +178,8 @@ def test_captures(shared_pcaps):
         defragmenter, found = defrag.Defragmenter(), []
         for number, ts, linktype, frame in read.frames(path.read_bytes()):
             for whole in read.datagrams(read.ip_packet(linktype, frame), ts, defragmenter):
-                found.append((number, whole.src, whole.dst, len(whole.payload), hashlib.sha256(whole.payload).hexdigest()))
+                found.append((number, whole.src, whole.dst, len(whole.payload),
+                              hashlib.sha256(whole.payload).hexdigest()))
         for datagram in oracle["datagrams"]:
             expected = (datagram["completed_in_frame"], datagram["src"], datagram["dst"],
                         datagram["payload_bytes"], datagram["payload_sha256"])

@@ -34,9 +34,11 @@ def message(*parts, number=0x1234, flags=0x0100, counts=(1, 0, 0, 0)):
 
 
 QUERY = message(question())
-RESPONSE = message(question(), record(b"\xc0\x0c", A, bytes([192, 0, 2, 1])), record(b"\xc0\x0c", A, bytes([192, 0, 2, 2])),
-                   record(b"\x00", OPT, b"", group=1232), flags=0x8583, counts=(1, 2, 0, 1))
-SHARED = message(question((b"a", b"example", b"org"), AAAA), b"\x01b\xc0\x0e" + struct.pack(">2H", TXT, 1), counts=(2, 0, 0, 0))
+RESPONSE = message(question(), record(b"\xc0\x0c", A, bytes([192, 0, 2, 1])),
+                   record(b"\xc0\x0c", A, bytes([192, 0, 2, 2])), record(b"\x00", OPT, b"", group=1232),
+                   flags=0x8583, counts=(1, 2, 0, 1))
+SHARED = message(question((b"a", b"example", b"org"), AAAA), b"\x01b\xc0\x0e" + struct.pack(">2H", TXT, 1),
+                 counts=(2, 0, 0, 0))
 
 
 def units(decoder, *steps):
@@ -197,7 +199,7 @@ def test_a_datagram_whose_id_is_like_a_length():
 NTP = bytes.fromhex("1b0004fa0001000000010000") + bytes(36)
 STUN = bytes.fromhex("000100002112a442") + bytes(12)
 DHCP = bytes.fromhex("0101060000003d1d") + bytes(232)
-SNMP = bytes.fromhex("302602010004067075626c6963a019020400000001020100020100300b300906052b0601020105 00".replace(" ", ""))
+SNMP = bytes.fromhex("302602010004067075626c6963a019020400000001020100020100300b300906052b060102010500")
 NBNS = message(question((b"FHEPFCELEHFCEPFFFACACACACACACAAA",), 32), flags=0x0110)
 NBSTAT = message(question((b"CK" + b"A" * 30,), 33), flags=0x0000)
 QUIC = bytes.fromhex("c300000001088394c8f03e5157080000449e7b9aec34d1b1c98dd7689fb8ec11")
@@ -314,8 +316,9 @@ def test_capture(path, shared_pcaps, tshark):
         if any(DnsDecoder.probe(memoryview(payload)[:64], 0, port) for port in (source, target)):
             (_, info), = units(DnsDecoder(), (0, payload))
             ours[key(info)] += 1
-    ports = {c["stream"] for c in oracle(path)["conversations"] if c["proto"] == "tcp" and 53 in (c["a"]["port"], c["b"]["port"])}
-    for pieces in follow(tshark, path, ports).values() if ports else ():
+    streams = {c["stream"] for c in oracle(path)["conversations"]
+               if c["proto"] == "tcp" and 53 in (c["a"]["port"], c["b"]["port"])}
+    for pieces in follow(tshark, path, streams).values():
         for kind, info in units(DnsDecoder(), *pieces, (0, None), (1, None)):
             if kind in ("query", "response"):
                 ours[key(info)] += 1

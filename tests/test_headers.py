@@ -50,7 +50,7 @@ def check_ip4(header, theirs):
 
 
 def test_ip4_options():
-    data = bytes.fromhex("49000024000000004001000000000000 00000000 01 940400 00 070704c0000201 00 01 00 00 00".replace(" ", ""))
+    data = bytes.fromhex("4900002400000000400100000000000000000000 01 94040000 070704c0000201 00 01 000000")
     assert ip4.fields(data).options == (
         ip4.Ip4Option(1, "no_operation", b""), ip4.Ip4Option(148, "router_alert", b"\x00\x00"),
         ip4.Ip4Option(7, "record_route", b"\x04\xc0\x00\x02\x01"), ip4.Ip4Option(0, "end", b""))
@@ -158,7 +158,8 @@ def test_udp(source, target, length, checksum):
 def test_sctp():
     packet = scapy.SCTP(sport=80, dport=9999, tag=0x01020304) / scapy.SCTPChunkSACK(cumul_tsn_ack=7) \
         / scapy.SCTPChunkData(tsn=5, stream_id=2, stream_seq=3, proto_id=4, beginning=1, ending=0, unordered=1,
-                              data=b"hello") / scapy.SCTPChunkData(tsn=6, stream_id=2, stream_seq=3, ending=1, data=b"!")
+                              data=b"hello") \
+        / scapy.SCTPChunkData(tsn=6, stream_id=2, stream_seq=3, ending=1, data=b"!")
     header = sctp.fields(bytes(packet))
     assert (header.source_port, header.destination_port, header.verification_tag) == (80, 9999, 0x01020304)
     assert [chunk.name for chunk in header.chunks] == ["SACK", "DATA", "DATA"]
@@ -172,9 +173,14 @@ def test_sctp():
     assert sctp.chunks(b"\x00\x00\x00\x03more") == ()
 
 
+def what_it_has(header):
+    return (header.name, header.identifier, header.sequence_number, header.mtu, header.pointer, header.quoted)
+
+
 @pytest.mark.parametrize("message, expected", [
     (scapy.ICMP(type=8, id=3, seq=4) / b"x", ("echo_request", 3, 4, None, None, None)),
-    (scapy.ICMP(type=3, code=4, nexthopmtu=1400) / b"quoted", ("destination_unreachable", None, None, 1400, None, b"quoted")),
+    (scapy.ICMP(type=3, code=4, nexthopmtu=1400) / b"quoted",
+     ("destination_unreachable", None, None, 1400, None, b"quoted")),
     (scapy.ICMP(type=12, ptr=9) / b"q", ("parameter_problem", None, None, None, 9, b"q")),
     (scapy.ICMP(type=11) / b"q", ("time_exceeded", None, None, None, None, b"q")),
     (scapy.ICMP(type=200), ("", None, None, None, None, None)),
@@ -182,7 +188,7 @@ def test_sctp():
 def test_icmp(message, expected):
     header = icmp.fields(bytes(message))
     assert (header.kind, header.code) == (message.type, message.code)
-    assert (header.name, header.identifier, header.sequence_number, header.mtu, header.pointer, header.quoted) == expected
+    assert what_it_has(header) == expected
 
 
 @pytest.mark.parametrize("message, expected", [
@@ -192,8 +198,7 @@ def test_icmp(message, expected):
     (scapy.ICMPv6ND_NS(), ("neighbor_solicitation", None, None, None, None, None)),
 ])
 def test_icmp6(message, expected):
-    header = icmp.fields(bytes(scapy.IPv6() / message)[40:], 6)
-    assert (header.name, header.identifier, header.sequence_number, header.mtu, header.pointer, header.quoted) == expected
+    assert what_it_has(icmp.fields(bytes(scapy.IPv6() / message)[40:], 6)) == expected
 
 
 def test_icmp_knows_two_versions():
@@ -211,8 +216,9 @@ def test_damage_never_raises(data, version):
     assert icmp.fields(data, version) is None or len(data) >= 4
 
 
-@pytest.mark.parametrize("name", ["tcpreplay_test.pcap", "arkime_v6.pcap", "zeek_ipv6-http-atomic-frag.pcap", "arkime_sctp-www.pcap",
-                                  "libpcap_ipv6_ext_headers.pcap", "zeek_http-206_example_a.pcap"])
+@pytest.mark.parametrize("name", ["tcpreplay_test.pcap", "arkime_v6.pcap", "zeek_ipv6-http-atomic-frag.pcap",
+                                  "arkime_sctp-www.pcap", "libpcap_ipv6_ext_headers.pcap",
+                                  "zeek_http-206_example_a.pcap"])
 def test_capture(name, shared_pcaps):
     compared = 0
     for packet in scapy.rdpcap(str(shared_pcaps / name), count=400):

@@ -242,8 +242,12 @@ CASES = {
         [(0, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")], ["other", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"], [],
         {"not_http": 1}),
     "control bytes in a start line": (
-        [(0, b"GET /\x01 HTTP/1.1\r\n\r\n"), (1, b"HTTP/1.1 200 \x00\r\n\r\n")],
-        ["other", b"GET /\x01 HTTP/1.1\r\n\r\n"], ["other", b"HTTP/1.1 200 \x00\r\n\r\n"], {"not_http": 2}),
+        [(0, b"GET /\x01 HTTP/1.1\r\n\r\n"), (1, b"HTTP/1.1 200 \x00\r\n\r\nHTTP/1.1 2\x000 OK\r\n\r\n")],
+        ["other", b"GET /\x01 HTTP/1.1\r\n\r\n"],
+        ["response", b"HTTP/1.1 200 \x00\r\n\r\n", "body", b"HTTP/1.1 2\x000 OK\r\n\r\n"],
+        {"not_http": 1, "response_first": 1}),
+    "control bytes in a status": (
+        [(1, b"HTTP/1.1 2\x000 OK\r\n\r\n")], [], ["other", b"HTTP/1.1 2\x000 OK\r\n\r\n"], {"not_http": 1}),
     "a CR in front of chunk sizes": (
         [(0, GET), (1, CHUNKED + b"\r2\r\nhi\r\n \t0\r\n\r\n")],
         ["request", GET, "end", 0],
@@ -454,7 +458,8 @@ def test_the_limit_of_a_trailer(size):
 
 def test_pairing_remembers_heads_beyond_many_requests_and_forgets_beyond_1024():
     decoder, records = play([(0, GET * 5000 + HEAD), (1, OK0 * 5000 + OK5 + OK0)])
-    assert tell(records, 1) == ["response", OK0, "end", 0] * 5000 + ["response", OK5, "end", 0, "response", OK0, "end", 0]
+    assert tell(records, 1) == ["response", OK0, "end", 0] * 5000 + [
+        "response", OK5, "end", 0, "response", OK0, "end", 0]
     assert decoder.counters == {"response_first": 1}
     decoder, records = play([(0, HEAD * 1025), (1, OK5 * 1025 + b"hello")])
     assert tell(records, 1) == ["response", OK5, "end", 0] * 1024 + ["response", OK5, "body", b"hello", "end", 5]
@@ -526,7 +531,8 @@ PROBES = [
     (b"GET / HTTP/1.1\r\n", True), (b"GET /", None), (b"G", None), (b"\r\n", None), (b"\r\nPOST /x HTTP/1.0\n", True),
     (b"GET /" + b"x" * 80, True), (b"GET /\x00" + b"x" * 80, False), (b"CONNECT a:443 HTTP/1.1\r\n", True),
     (b"FROB /a HTTP/1.1\r\n", True), (b"FROB /" + b"a" * 80, False), (b"HTTP/1.1 200 OK", True), (b"HTTP/1.1 2", None),
-    (b"HTTP/1.0 302\r\n", True), (b"HTTP/1.1 abc\r\n", None), (b"GET/HTTP/1.1\nHost: a\n", None), (b"GET /\r\n", True), (b"OPTIONS\r\n", True),
+    (b"HTTP/1.0 302\r\n", True), (b"HTTP/1.1 abc\r\n", None), (b"GET/HTTP/1.1\nHost: a\n", None),
+    (b"GET /\r\n", True), (b"OPTIONS\r\n", True),
     (b"GET /HTTP/1.1\nHost: a\n", True), (b"OPTIONS sip:a@b SIP/2.0\r\n", False), (b"OPTIONS * RTSP/1.0\r\n", False),
     (b"SIP/2.0 200 OK\r\n", False), (b"RTSP/1.0 200 OK\r\n", False), (b"SSH-2.0-OpenSSH_9\r\n", False),
     (b"220 mail ESMTP\r\n", False), (b"EHLO a\r\n", False), (b"USER a\r\n", False), (b"SEARCH ALL\r\n", False),

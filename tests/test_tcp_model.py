@@ -18,7 +18,7 @@ from models.tcp_vectors import VECTORS
 
 LONG = bool(os.environ.get("FLOWOS_LONG"))
 POLICIES = st.sampled_from(tcp.POLICIES)
-TIGHT = st.builds(tcp.Config, policy=POLICIES, gap_packets=st.integers(0, 6),
+TIGHT = st.builds(tcp.Config, policy=POLICIES, gap_packets=st.integers(0, 6), gap_seconds=st.just(30),
                   reassembly_bytes=st.sampled_from([1 << 20, 30, 10]),
                   reassembly_pieces=st.sampled_from([1024, 5, 2]))
 

@@ -14,6 +14,7 @@ Rules change in Python (`add`, `remove`); `lookup` is C, takes no lock and alloc
 """
 import os
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
 from libc.string cimport memcpy, memmove
 
@@ -22,6 +23,7 @@ from flowos.core.fields cimport FOS_FIELD_WORDS
 from bisect import insort
 from hashlib import shake_256
 
+import numpy
 from sortedcontainers import SortedList
 
 from flowos.core import fields as table
@@ -308,6 +310,28 @@ cdef class Classifier:
         """Give the flow of a packet, `Fields` or an Ethernet frame; 0 when none matches."""
         cdef bytes raw = bytes(packet if isinstance(packet, Fields) else extract(packet, in_port))
         return self.lookup(<const fos_fields *><const char *>raw)
+
+    def find_many(self, blocks):
+        """Give the flows of many packets as a NumPy array of uint32; 0 where none matches.
+
+        `blocks` is a buffer of the packets' `bytes(Fields)`, 128 bytes each, end to end.
+        """
+        cdef const char *data
+        cdef Py_ssize_t i, count
+        cdef uint32_t *flows
+        cdef Py_buffer view
+        PyObject_GetBuffer(blocks, &view, PyBUF_SIMPLE)
+        try:
+            if view.len % sizeof(fos_fields):
+                raise UsageError(f"Classifier.find_many: {view.len} bytes are no multiple of {sizeof(fos_fields)}")
+            data, count = <const char *>view.buf, view.len // sizeof(fos_fields)
+            found = numpy.empty(count, numpy.uint32)
+            flows = <uint32_t *><size_t>found.ctypes.data
+            for i in range(count):
+                flows[i] = self.lookup(<const fos_fields *>(data + i * sizeof(fos_fields)))
+        finally:
+            PyBuffer_Release(&view)
+        return found
 
     def explain(self, packet, in_port=0, names=None):
         """Say which flow a packet belongs to and why: an `Explanation`, whose text is for people.

@@ -48,10 +48,11 @@ typedef struct fos_defrag {
     fos_block *spent;                         /* datagrams handed out since the last sweep */
 } fos_defrag;
 
-static uint32_t fos_defrag_hash(const fos_defrag *d, const fos_defrag_entry *e) {
-    uint64_t h = d->hash_key.k[0] + d->hash_key.k[9] * e->id + d->hash_key.k[10] * (uint32_t)(e->proto << 8 | e->ver);
-    for (int i = 0; i < 4; i++)
-        h += d->hash_key.k[1 + 2 * i] * (uint32_t)e->addr[i] + d->hash_key.k[2 + 2 * i] * (uint32_t)(e->addr[i] >> 32);
+static uint32_t fos_defrag_hash(const fos_defrag *d, const uint64_t *addr, uint32_t id, uint32_t kind) {
+    const uint64_t *k = d->hash_key.k;
+    uint64_t h = k[0] + k[1] * (uint32_t)addr[0] + k[2] * (uint32_t)(addr[0] >> 32) + k[9] * id + k[10] * kind;
+    if ((kind & 0xff) == 6)
+        for (int i = 1; i < 4; i++) h += k[1 + 2 * i] * (uint32_t)addr[i] + k[2 + 2 * i] * (uint32_t)(addr[i] >> 32);
     return (uint32_t)(h >> 32);
 }
 
@@ -88,20 +89,26 @@ static void fos_defrag_evict(fos_defrag *d) {
 }
 
 static fos_defrag_entry *fos_defrag_entry_of(fos_defrag *d, const fos_fragment *f) {
-    fos_defrag_entry key = {.id = f->id, .proto = f->ver == 4 ? f->proto : 0, .ver = f->ver};
+    uint64_t addr[4] = {0};                   /* IPv4: both addresses are the first word */
     const uint8_t *h = f->frame + f->l3;
-    if (f->ver == 4) memcpy(&key.addr[0], h + 12, 8);
-    else memcpy(&key.addr[0], h + 8, 32);
-    key.hash = fos_defrag_hash(d, &key);
-    fos_defrag_entry **bucket = &d->buckets[key.hash % FOS_DEFRAG_BUCKETS];
+    if (f->ver == 4) memcpy(addr, h + 12, 8);
+    else memcpy(addr, h + 8, 32);
+    uint8_t proto = f->ver == 4 ? f->proto : 0;
+    uint32_t hash = fos_defrag_hash(d, addr, f->id, (uint32_t)proto << 8 | f->ver);
+    fos_defrag_entry **bucket = &d->buckets[hash % FOS_DEFRAG_BUCKETS];
     for (fos_defrag_entry *e = *bucket; e; e = e->chain)
-        if (e->hash == key.hash && e->id == key.id && e->proto == key.proto && e->ver == key.ver &&
-            !memcmp(e->addr, key.addr, sizeof key.addr)) return e;
+        if (FOS_LIKELY(e->hash == hash && e->id == f->id && e->proto == proto && e->ver == f->ver && e->addr[0] == addr[0]) &&
+            (f->ver == 4 || !memcmp(e->addr, addr, sizeof addr))) return e;
     while (d->count >= d->max_datagrams) fos_defrag_evict(d);
     fos_defrag_entry *e = fos_pool_take(&d->entries);
     if (!e) return NULL;
     int v = f->ver == 6;
-    *e = key;
+    memset(e, 0, sizeof *e);
+    memcpy(e->addr, addr, sizeof addr);
+    e->id = f->id;
+    e->proto = proto;
+    e->ver = f->ver;
+    e->hash = hash;
     e->first_ns = f->ts;
     e->chain = *bucket;
     *bucket = e;

@@ -98,8 +98,10 @@ cdef class StreamPort(FormatPort):
         """Read until it is clear what the input is."""
         cdef int result
         cdef bint told = False
+        cdef Py_ssize_t more
         while True:
-            more = self.refill()
+            with nogil:                       # whoever writes the other end may be a thread of this process
+                more = self.refill()
             if not told and (self.have >= 4 or not more):
                 told = True
                 head = bytes(self.block.data[:self.have])

@@ -219,6 +219,7 @@ static void fos_tcp_try_start(fos_core *core, uint32_t index, fos_conn *c, int d
     const fos_pieces *pieces = &ooo->pieces;
     if (!pieces->first && ooo->fin_piece == FOS_NO_OFFSET) return;
     uint64_t lowest = pieces->first ? pieces->first->start : ooo->fin_piece;
+    if (ooo->fin_piece < lowest) lowest = ooo->fin_piece;
     int go = end;
     int awaited = 0;                          /* the receiver says that it waits for earlier bytes */
     if (h->flags & FOS_HALF_PEER_ACK) {
@@ -231,7 +232,8 @@ static void fos_tcp_try_start(fos_core *core, uint32_t index, fos_conn *c, int d
         go |= pieces->bytes >= (awaited ? core->limits.reassembly_bytes : core->limits.pickup_bytes);
         go |= o->ts - ooo->first_ns >= (awaited ? core->limits.gap_ns : core->limits.pickup_ns);
         if (ooo->fin_piece != FOS_NO_OFFSET)
-            go |= pieces->last->end >= ooo->fin_piece && pieces->last->end - lowest == pieces->bytes;
+            go |= pieces->last->end >= ooo->fin_piece && pieces->last->end - pieces->first->start == pieces->bytes &&
+                  pieces->first->start == lowest;
     }
     if (go) fos_tcp_start(core, index, c, dir, lowest, 0, o);
 }

@@ -18,6 +18,7 @@ cdef extern from "pcapwrite.h" nogil:
 
     ctypedef struct fos_writer:
         uint8_t *data
+        size_t size
         size_t have
         uint16_t link
         bint begun

@@ -19,6 +19,7 @@ from flowos.core.errors import CaptureError, UsageError
 __all__ = ["CaptureWriter"]
 
 cdef enum:
+    ROOM = 1 << 10              # more than the headers of a packet and its interface
     BUFFER = 1 << 20            # 4 times the longest record; a system call for some 700 large packets
 
 
@@ -146,7 +147,11 @@ cdef class CaptureWriter(Port):
         slot.iface = iface
         slot.flags = 0
         slot.buffer = FOS_NO_BUFFER
-        result = self.write_slot(&slot)
+        if self.c.size - self.c.have >= slot.len + ROOM:
+            result = self.write_slot(&slot)
+        else:
+            with nogil:                       # it may block
+                result = self.write_slot(&slot)
         if result == FOS_WRITE_OTHER_LINK:
             raise UsageError(f"{self.name}: link type {link}; this pcap file holds link type {self.c.link}")
 
@@ -166,7 +171,8 @@ cdef class CaptureWriter(Port):
         while result == FOS_WRITE_FULL:
             result = fos_writer_describe(&self.c, iface, link, text, <uint32_t> len(text), &number)
             if result == FOS_WRITE_FULL:
-                self.write_out()
+                with nogil:
+                    self.write_out()
         if result:
             raise UsageError(f"{self.name}: more than 65536 interfaces")
 
@@ -215,10 +221,11 @@ cdef class CaptureWriter(Port):
         if self.closed:
             return
         try:
-            self.txsync()
-            if not self.c.begun:
-                fos_writer_begin(&self.c, 1)  # a capture without packets is one, too
-            self.write_out()
+            with nogil:
+                self.txsync()
+                if not self.c.begun:
+                    fos_writer_begin(&self.c, 1)  # a capture without packets is one, too
+                self.write_out()
         finally:
             Port.close(self)
             self.close_target()

@@ -52,6 +52,7 @@ class Datagram:
     total: int = None
     bytes: dict = field(default_factory=dict)
     extents: dict = field(default_factory=dict)     # (start, end) -> payload of the fragments taken in
+    taken: int = 0
     poisoned: bool = False
 
     def whole(self):
@@ -67,10 +68,11 @@ class Datagram:
 class Defragmenter:
     """All unfinished datagrams, oldest first."""
 
-    def __init__(self, policy="first", timeouts=(30, 60), datagrams=8192, memory=64 << 20):
+    def __init__(self, policy="first", timeouts=(30, 60), datagrams=8192, memory=64 << 20, pieces=8192):
         self.policy = policy
         self.timeouts = {4: timeouts[0] * SECOND_NS, 6: timeouts[1] * SECOND_NS}
         self.limits = (datagrams, memory)
+        self.pieces = pieces
         self.table = {}
         self.counters = {}
 
@@ -91,6 +93,11 @@ class Defragmenter:
             datagram = self.table[fragment.key] = Datagram(fragment.ts)
         if datagram.poisoned:
             self.count("ip_fragment_poisoned")
+            return None
+        datagram.taken += 1
+        if datagram.taken > self.pieces:
+            del self.table[fragment.key]
+            self.count("ip_fragment_too_many")
             return None
         if datagram.contradicts(fragment):
             self.count("ip_fragment_conflict_end")

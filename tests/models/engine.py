@@ -15,7 +15,7 @@ TCP_COUNTERS = ("tcp_before_start", "tcp_beyond_fin", "tcp_conflicts", "tcp_cut_
                 "tcp_syn_ignored")
 IP_COUNTERS = ("ip6_fragment_overlap", "ip_fragment_conflict_end", "ip_fragment_malformed",
                "ip_fragment_overlaps", "ip_fragment_conflicts", "ip_fragment_too_big",
-               "ip_fragment_truncated", "ip_fragments_evicted", "ip_fragments_timed_out",
+               "ip_fragment_too_many", "ip_fragment_truncated", "ip_fragments_evicted", "ip_fragments_timed_out",
                "ip_fragment_poisoned", "datagrams_reassembled")
 
 

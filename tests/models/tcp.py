@@ -41,7 +41,7 @@ class Config:
 
     policy: str = "first"
     gap_packets: int = 32
-    gap_seconds: float = 30
+    gap_seconds: float = 120
     reassembly_bytes: int = 1 << 20
     reassembly_pieces: int = 1024
 

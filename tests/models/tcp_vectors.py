@@ -191,7 +191,7 @@ def picked_up_when_all_is_there_up_to_the_fin():
     return talk, whole(b"abcdef", True), [], {"tcp_before_start": 1}
 
 
-@vector()
+@vector(gap_seconds=30)
 def picked_up_with_patience_while_the_receiver_waits():
     talk = Talk().b(50, ack=10)
     for at in range(100, 140, 2):
@@ -274,7 +274,8 @@ def two_holes_are_acknowledged_at_once():
 @vector(reassembly_bytes=4)
 def closed_by_the_limit_of_bytes():
     talk = Talk().open().a(2, b"cd", ack=0).a(4, b"ef", ack=0).a(6, b"g", ack=0).a(0, b"ab", ack=0)
-    return talk, [("gap", 0, 2), ("data", 2, b"cdefg")], [], {"tcp_gaps": 1, "tcp_late_after_gap": 1, "tcp_gap_by_limit": 1}
+    return talk, [("gap", 0, 2), ("data", 2, b"cdefg")], [], \
+        {"tcp_gaps": 1, "tcp_late_after_gap": 1, "tcp_gap_by_limit": 1}
 
 
 @vector(reassembly_bytes=4)
@@ -290,19 +291,19 @@ def closed_by_the_limit_of_pieces():
     return talk, items, [], {"tcp_gaps": 2, "tcp_late_after_gap": 1, "tcp_gap_by_limit": 1, "tcp_gap_by_end": 1}
 
 
-@vector()
+@vector(gap_seconds=30)
 def closed_by_time():
     talk = with_hole().b(ack=3, after=30).a(3, b"de", ack=0)
     return talk, HOLED, [], {"tcp_gaps": 1, "tcp_late_after_gap": 1, "tcp_gap_by_time": 1}
 
 
-@vector()
+@vector(gap_seconds=30)
 def not_closed_before_its_time():
     talk = with_hole().b(ack=3, after=29.99).a(3, b"de", ack=0)
     return talk, whole(b"abcdefgh"), [], {}
 
 
-@vector()
+@vector(gap_seconds=30)
 def filled_by_the_packet_that_is_late():
     talk = with_hole().a(3, b"de", ack=0, after=40)
     return talk, whole(b"abcdefgh"), [], {}

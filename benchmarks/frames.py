@@ -36,7 +36,7 @@ _record = [("seconds", "<u4"), ("micros", "<u4"), ("captured", "<u4"), ("wire", 
 _ports = [("sport", ">u2"), ("dport", ">u2")]
 _tcp = _ports + [("seq", ">u4"), ("ack", ">u4"), ("offset", "u1"), ("flags", "u1"), ("window", ">u2"),
                  ("sum", ">u2"), ("urgent", ">u2")]
-_HEADERS = {
+HEADERS = {
     RAW: np.dtype(_record),
     UDP: np.dtype(_record + _ports + [("udp_length", ">u2"), ("sum", ">u2")]),
     TCP: np.dtype(_record + _tcp),
@@ -45,7 +45,7 @@ _HEADERS = {
     TCP_OPENING: np.dtype(_record + _tcp + [("segment", ">u4"), ("selective_stamps", ">u4"), ("stamp", ">u4"),
                                             ("echo", ">u4"), ("scale", ">u4")]),
 }
-HEADER_BYTES = np.array([_HEADERS[layout].itemsize - RECORD - ETHER - IP for layout in range(len(_HEADERS))])
+HEADER_BYTES = np.array([HEADERS[layout].itemsize - RECORD - ETHER - IP for layout in range(len(HEADERS))])
 _SUM_AT = {UDP: 6, TCP: 16, TCP_STAMPED: 16, TCP_SCALED: 16, TCP_OPENING: 16}
 # Options, four bytes each: NOP NOP timestamps (RFC 7323 appendix A); selective acknowledgements
 # allowed, timestamps; segments of 1460 bytes at most; NOP, windows in units of 128.
@@ -104,7 +104,7 @@ def frame_lengths(packets):
 
 def header_rows(packets, layout, lengths):
     """Make the record, Ethernet, IP and transport headers of packets of one layout; transport checksums stay 0."""
-    rows = np.zeros(len(packets), _HEADERS[layout])
+    rows = np.zeros(len(packets), HEADERS[layout])
     rows["seconds"] = EPOCH + packets["time"] // MICROSECONDS
     rows["micros"] = packets["time"] % MICROSECONDS
     rows["captured"] = rows["wire"] = lengths

@@ -2,6 +2,7 @@
 
 Wire bytes stand in the table CASES with the units they must give; the table is played whole, cut
 at every byte and byte by byte.  tests/test_http_peers.py compares with h11, httptools and tshark.
+The file is long because the table is the decoder's specification.
 """
 import itertools
 

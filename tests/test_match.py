@@ -2,6 +2,7 @@
 import itertools
 import pickle
 import random
+import re
 
 import openflow
 import pytest
@@ -9,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowos.core import fields
-from flowos.core.extract import extract
 from flowos.core.errors import UsageError
+from flowos.core.extract import extract
 from flowos.core.fields import Fields
 from flowos.core.match import Match, parse_rule
 
@@ -354,3 +355,16 @@ def test_slots_of_fields_do_not_collide():
         assert not taken & bits
         taken |= bits
     assert all(field.full & taken == field.full for field in fields.FIELDS)
+
+
+def test_the_documentation_names_every_name(project):
+    page = (project / "docs" / "match.md").read_text()
+    named = set(re.findall(r"`(\w+)`", page))
+    assert named >= set(fields.NAMES) | set(fields.KEYWORDS), sorted({*fields.NAMES, *fields.KEYWORDS} - named)
+    # and what its table shows as refused is
+    table = page.partition("| refused |")[2].partition("\n\n")[0]
+    shown = [text for row in table.splitlines()[2:] for text in re.findall(r"`([^`]+)`", row.split("|")[2])]
+    assert len(shown) > 20
+    for text in shown:
+        with pytest.raises(UsageError):
+            Match(text)

@@ -12,8 +12,8 @@ import ovs
 import pytest
 
 from flowos.core.classifier import Classifier
-from flowos.core.extract import extract
 from flowos.core.errors import UsageError
+from flowos.core.extract import extract
 from flowos.core.fields import Fields
 from flowos.core.match import Match
 

@@ -93,6 +93,8 @@ cdef class Decoding:
 
     cdef int decode(self) except -1:
         """Feed the new transport units of both directions, in order of their packets."""
+        if self.over:
+            return 0
         cdef fos_stream *s[2]
         cdef uint64_t at[2]
         cdef fos_unit *u[2]

@@ -2,6 +2,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from flowos.core.connection cimport Connection
+from flowos.core.decoding cimport Decoding
 from flowos.core.flowtable cimport FlowTable
 from flowos.core.port cimport Port
 from flowos.core.state cimport Core
@@ -33,6 +34,7 @@ cdef class BaseEngine:
     cdef list flow_decoders            # by number of flow: {class bit: [decoder classes]}
     cdef dict decoder_classes          # by protocol
     cdef readonly list decoder_errors
+    cdef Decoding nothing              # stands for connections that no decoder wanted
     cdef uint32_t *ready
     cdef uint32_t ready_room, ready_count
     cdef uint32_t batch, deliver_units, deliver_rows

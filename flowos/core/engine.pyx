@@ -5,7 +5,7 @@
 Python is called per window, never per packet: units gather while batches run without the GIL,
 and are delivered together when enough of them wait (`deliver_packets`, `deliver_rows`), when the
 ring must move on, and at the end.  Within one delivery the order is: `opened`, windows by the
-modules' order, rows, `closed`.
+modules' order, rows, `closed`.  The file is long because a compiled class cannot be spread over several.
 """
 import traceback
 
@@ -58,6 +58,7 @@ cdef class BaseEngine:
         self.flow_decoders = [{}]
         self.decoder_classes = {}
         self.decoder_errors = []
+        self.nothing = Decoding(self.core, 0, [], self.decoder_errors)
         self.ticked = -1
         self.batch = config.batch
         self.deliver_units = config.deliver_units
@@ -400,6 +401,12 @@ cdef class BaseEngine:
             cold.decoding = <void *>decoding
         decoding = <Decoding>cold.decoding
         decoding.decode()
+        if decoding.over and decoding is not self.nothing:
+            # Every decoder declined: what was kept for them goes, one object stands for all such connections.
+            Py_INCREF(self.nothing)
+            cold.decoding = <void *>self.nothing
+            Py_DECREF(decoding)
+            return 0
         if conn.flags & FOS_CONN_CLOSED:
             for d in range(2):
                 decoding.finish(d, fos_half_of(c, index, d).next if conn.flags & FOS_CONN_HALVES else 0, conn.last_ns)

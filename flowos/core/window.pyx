@@ -4,7 +4,7 @@ A window is `[head, tail)` of one direction of one connection at one level: the 
 became available since the last call.  Records are not copied for it; bytes are lent as
 read-only views.  A view of a mapped file or of a joined datagram pins its memory; of input that
 will be overwritten it is a copy.  After the call that it was lent for, a window or unit raises
-`StaleError` when it is asked for bytes.
+`StaleError` when it is asked for bytes.  The file is long because window and unit share the one way of finding bytes.
 """
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize

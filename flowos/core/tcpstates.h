@@ -1,0 +1,29 @@
+/* The state of a TCP connection, as its packets show it to a bystander: a table.
+ *
+ *     NEW -SYN-> SYN_SENT -SYN+ACK-> SYN_RECEIVED -ACK-> ESTABLISHED -FIN-> CLOSING -FIN of both-> CLOSED
+ *     NEW -anything else-> MIDSTREAM                      any -RST-> RESET
+ *
+ * It decides which time-out holds and what `Connection.state` says; reassembly does not depend on
+ * it.  RFC 9293 section 3.3.2 is the view from inside.
+ */
+#ifndef FOS_TCPSTATES_H
+#define FOS_TCPSTATES_H
+
+#include "conn.h"
+
+enum fos_tcp_event { FOS_EV_SYN, FOS_EV_SYNACK, FOS_EV_ACK, FOS_EV_FIN, FOS_EV_FIN_BOTH, FOS_EV_RST, FOS_EV_COUNT };
+
+/* An ACK after a lone SYN: the other direction was not captured. */
+static const uint8_t fos_tcp_next_state[FOS_STATE_COUNT][FOS_EV_COUNT] = {
+    /*                        SYN                    SYNACK                  ACK                    FIN                  FIN_BOTH            RST */
+    [FOS_STATE_NEW] =         {FOS_STATE_SYN_SENT,   FOS_STATE_SYN_RECEIVED, FOS_STATE_MIDSTREAM,   FOS_STATE_CLOSING,   FOS_STATE_CLOSED,   FOS_STATE_RESET},
+    [FOS_STATE_SYN_SENT] =    {FOS_STATE_SYN_SENT,   FOS_STATE_SYN_RECEIVED, FOS_STATE_ESTABLISHED,  FOS_STATE_CLOSING,   FOS_STATE_CLOSED,   FOS_STATE_RESET},
+    [FOS_STATE_SYN_RECEIVED]= {FOS_STATE_SYN_RECEIVED, FOS_STATE_SYN_RECEIVED, FOS_STATE_ESTABLISHED, FOS_STATE_CLOSING, FOS_STATE_CLOSED,   FOS_STATE_RESET},
+    [FOS_STATE_ESTABLISHED] = {FOS_STATE_ESTABLISHED, FOS_STATE_ESTABLISHED, FOS_STATE_ESTABLISHED, FOS_STATE_CLOSING,   FOS_STATE_CLOSED,   FOS_STATE_RESET},
+    [FOS_STATE_CLOSING] =     {FOS_STATE_CLOSING,    FOS_STATE_SYN_RECEIVED, FOS_STATE_CLOSING,     FOS_STATE_CLOSING,   FOS_STATE_CLOSED,   FOS_STATE_RESET},
+    [FOS_STATE_CLOSED] =      {FOS_STATE_CLOSED,     FOS_STATE_CLOSED,       FOS_STATE_CLOSED,      FOS_STATE_CLOSED,    FOS_STATE_CLOSED,   FOS_STATE_CLOSED},
+    [FOS_STATE_RESET] =       {FOS_STATE_RESET,      FOS_STATE_SYN_RECEIVED, FOS_STATE_RESET,       FOS_STATE_RESET,     FOS_STATE_CLOSED,   FOS_STATE_RESET},
+    [FOS_STATE_MIDSTREAM] =   {FOS_STATE_SYN_SENT,   FOS_STATE_SYN_RECEIVED, FOS_STATE_MIDSTREAM,   FOS_STATE_CLOSING,   FOS_STATE_CLOSED,   FOS_STATE_RESET},
+};
+
+#endif

@@ -4,8 +4,8 @@
 
 Every connection opens with a handshake, carries a request and a response, and closes with FINs;
 the response is as long as the bytes asked for allow.  `--together` of them are open at a time,
-each at its own stage.  `--bytes 0` goes on until nobody reads.  Packets are `--gap` microseconds
-of capture time apart: with the default, 10 GB of a million connections take an hour.
+each at its own stage.  Packets are evenly spaced over `--seconds` of capture time.  `--bytes 0` goes
+on until nobody reads, as fast as ten gigabytes an hour.
 
     group (1,024 connections)   emits its next step, a block of 1,024 packets, then queues up again
     active groups               [g3 g4 g5 ... ] -> one block -> [g4 g5 ... g3]
@@ -28,6 +28,7 @@ from text import words
 GROUP = 1024
 SEGMENT = 1448
 PIPE_BYTES = 1 << 20
+ENDLESS_GAP = 225                                       # microseconds: 16 million packets of some 600 bytes in an hour
 _EMPTY = frames.ETHER + frames.IP + 32                  # a frame with timestamps and no payload
 _OVERHEAD = 2 * (_EMPTY + 8) + 5 * _EMPTY               # the opening, one acknowledgement, the closing
 
@@ -44,13 +45,13 @@ class Step:
         packet["layout"], packet["proto"], packet["flags"], packet["length"] = layout, 6, flags, self.payload
         packet["fragment"] = frames.DO_NOT_FRAGMENT
         header = frames.header_rows(packet, layout, np.array([self.size]))
-        header["stamp"] = header["echo"] = 0                        # checksums below count on it
+        for name in ("stamp", "echo", "ip_sum"):                    # filled in, or counted on below
+            header[name] = 0
         row = np.concatenate([header.view(np.uint8), np.frombuffer(payload, np.uint8)])
         at = np.array([frames.RECORD + frames.ETHER])
-        header["ip_sum"] = 0
-        row[:header.itemsize] = header.view(np.uint8)
         self.ip_part = int(frames.sums(row, at, at + frames.IP)[0])
-        self.tcp_part = int(frames.sums(row, at + frames.IP, np.array([len(row)]))[0]) + 6 + len(row) - int(at[0]) - frames.IP
+        transport = len(row) - int(at[0]) - frames.IP
+        self.tcp_part = int(frames.sums(row, at + frames.IP, at + frames.IP + transport)[0]) + 6 + transport
         rows = np.tile(row, (GROUP, 1))
         self.rows = rows.reshape(-1)
         self.header = np.ndarray(GROUP, header.dtype, self.rows, strides=(len(row),))
@@ -152,7 +153,7 @@ def main():
     parser.add_argument("--bytes", type=number, default=10_000_000_000, help="frame bytes, about; 0: without end")
     parser.add_argument("--connections", type=number, default=1_000_000, help="how many share them (a multiple of 1,024)")
     parser.add_argument("--together", type=number, default=50_000, help="how many are open at a time")
-    parser.add_argument("--gap", type=number, default=225, help="microseconds between packets")
+    parser.add_argument("--seconds", type=number, default=3600, help="how long the capture lasts, in its own time")
     parser.add_argument("--truth", help="file for what was written, as JSON")
     arguments = parser.parse_args()
     if sys.stdout.isatty():
@@ -163,18 +164,20 @@ def main():
         pass                                                        # no pipe, or no such right
     groups = -(-arguments.connections // GROUP)
     steps, carried = exchange(response_for(arguments.bytes / (groups * GROUP)) if arguments.bytes else 8000)
+    gap = max(1, arguments.seconds * 1_000_000 // (groups * GROUP * len(steps))) if arguments.bytes else ENDLESS_GAP
     packets = size = 0
     try:
         write(frames.file_header())
-        for block, step in blocks(steps, groups * GROUP if arguments.bytes else None, arguments.together, arguments.gap):
+        for block, step in blocks(steps, groups * GROUP if arguments.bytes else None, arguments.together, gap):
             write(block)
             packets += GROUP
             size += GROUP * step.size
     except BrokenPipeError:
         sys.stderr.close()                                          # nobody reads any more: that is an end too
     if arguments.truth:
-        truth = {"packets": packets, "bytes": size, "connections": groups * GROUP, "tcp_connections": groups * GROUP,
-                 "stream_bytes": groups * GROUP * carried}
+        truth = {"packets": packets, "bytes": size}
+        if arguments.bytes:
+            truth.update(connections=groups * GROUP, tcp_connections=groups * GROUP, stream_bytes=groups * GROUP * carried)
         with open(arguments.truth, "w", encoding="utf-8") as file:
             json.dump(truth, file)
 

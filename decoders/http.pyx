@@ -97,7 +97,7 @@ cdef enum:
     HEAD_MAX = 65536     # bytes of a head, and of a trailer: what common servers allow at most
     FIELD_MAX = 256      # fields in a head
     PENDING_MAX = 1024   # unanswered HEAD and CONNECT requests that are remembered
-    PROBE_BYTES = 64
+    PROBE_BYTES = 2048    # what a probe is shown at most: a request line may be long
     M_UNKNOWN = -1       # the request was not seen yet
 
 cdef enum:
@@ -759,7 +759,7 @@ cdef object probe_start(bytes data):
             return fos_http_status_line(&start, text, n, False)
         if len(data) < PROBE_BYTES:
             return None
-        return fos_http_may_start(text, n, True) and text.isascii() and text.decode().isprintable()
+        return fos_http_may_start(text, n, True) and text.isascii() and text.rstrip(b"\r").decode().isprintable()
     if not fos_http_start_line(&start, text, lf + 1, False):
         return None if b"HTTP/1" in text[:lf] else False    # a broken request: the answer will tell
     if start.response or not start.odd:

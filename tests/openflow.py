@@ -69,10 +69,11 @@ def ip4(rng, damage):
     fragment = rng.choice([0, 0, 0, 0x4000, 0x2000, 0x2000, 0x2007, 0x0007, 0x8000])
     words, total, version = 5 + len(options) // 4, 20 + len(options) + len(body), 4
     if damage:
-        words, total, version = rng.choice([(words - 1, total, 4), (4, total, 4), (words, total + 1, 4), (words, 19, 4),
-                                            (words, total - 1, 4), (words, words * 4, 4), (words, total, 5), (15, total, 4)])
-    head = struct.pack("!BBHHHBBH", version << 4 | words & 15, rng.choice([0, 0, 4, 0xb8, 0xfd, 3]), max(total, 0), 1, fragment,
-                       rng.choice([0, 1, 64, 255]), proto, 0)
+        words, total, version = rng.choice([
+            (words - 1, total, 4), (4, total, 4), (words, total + 1, 4), (words, 19, 4), (words, total - 1, 4),
+            (words, words * 4, 4), (words, total, 5), (15, total, 4)])
+    head = struct.pack("!BBHHHBBH", version << 4 | words & 15, rng.choice([0, 0, 4, 0xb8, 0xfd, 3]), max(total, 0), 1,
+                       fragment, rng.choice([0, 1, 64, 255]), proto, 0)
     return head + address(rng.choice(ADDRESSES)) + address(rng.choice(ADDRESSES)) + options + body
 
 
@@ -241,7 +242,7 @@ def match(rng, packet=None):
     if kind is not None and kind < 0x5ff:
         kind = None
     if kind in (0x0800, 0x86dd):
-        parts += ip_parts(rng, packet, kind, value, maybe)
+        parts += ip_parts(rng, packet, kind, value)
     elif kind in (0x0806, 0x8035):
         word = "arp" if kind == 0x0806 else "rarp"
         parts.append(rng.choice([word, f"dl_type={kind:#x}"]))
@@ -262,7 +263,7 @@ def match(rng, packet=None):
     return rng.choice([",", ", ", " "]).join(parts)
 
 
-def ip_parts(rng, packet, kind, value, maybe):
+def ip_parts(rng, packet, kind, value):
     """Write the part of a match that speaks of IP and what it carries."""
     six, parts = kind == 0x86dd, []
 

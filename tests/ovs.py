@@ -5,9 +5,11 @@ ovs-vswitchd as children in a directory of their own: no root, no interface, no 
 ports exist only inside.  Whatever happens, both are gone when the `with` block ends.
 """
 import contextlib
+import ctypes
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -24,7 +26,15 @@ def need(*names):
     found = [shutil.which(name, path=PATH) for name in names]
     if None in found:
         pytest.skip(f"{names[found.index(None)]} is not installed (Open vSwitch)")
+    if "ovs-vswitchd" in names and not os.path.exists(SCHEMA):
+        pytest.skip(f"{SCHEMA} is not there (Open vSwitch)")
     return found
+
+
+def version():
+    """Give the installed version as numbers, such as (3, 1)."""
+    (ofctl,) = need("ovs-ofctl")
+    return tuple(map(int, re.search(r"(\d+)\.(\d+)", run(ofctl, "--version")).groups()))
 
 
 def run(*words, text=None, check=True, env=None):
@@ -53,6 +63,14 @@ def parse_one(match, options=("-O", "OpenFlow13")):
     (ofctl,) = need("ovs-ofctl")
     found = PRINTED.findall(run(ofctl, *options, "parse-flow", f"{match}{',' if match else ''}actions=drop", check=False))
     return (found[0] or "") if found else None
+
+
+LIBC = ctypes.CDLL(None)
+
+
+def end_with_the_parent():
+    """Have the kernel end this process when its parent dies, even if that is killed (prctl, PR_SET_PDEATHSIG)."""
+    LIBC.prctl(1, signal.SIGKILL)
 
 
 class Switch:
@@ -103,7 +121,7 @@ class Switch:
         """Start a daemon in the foreground, to be killed whatever happens."""
         log = self.stack.enter_context(open(f"{self.folder}/console.log", "ab"))
         child = subprocess.Popen([*words, "-vconsole:off"], env=self.env, cwd=self.folder, stdin=subprocess.DEVNULL,
-                                 stdout=log, stderr=log)
+                                 stdout=log, stderr=log, preexec_fn=end_with_the_parent)
         self.stack.callback(child.wait)
         self.stack.callback(child.kill)
 

@@ -162,9 +162,10 @@ def test_the_secret_differs_and_can_be_given():
 
 def test_add_checks_its_arguments():
     classifier = Classifier()
-    for arguments, words in [((["ip"], 1, 1), "expected text"), (("ip", -1, 1), "priority -1"), (("ip", 65536, 1), "priority 65536"),
-                             (("ip", "5", 1), "priority '5'"), (("ip", 1, 0), "id 0"), (("ip", 1, 1 << 32), "id 4294967296"),
-                             (("nw_src=1.1.1.1", 1, 1), "nw_src needs ip")]:
+    for arguments, words in [
+            ((["ip"], 1, 1), "expected text"), (("ip", -1, 1), "priority -1"), (("ip", 65536, 1), "priority 65536"),
+            (("ip", "5", 1), "priority '5'"), (("ip", 1, 0), "id 0"), (("ip", 1, 1 << 32), "id 4294967296"),
+            (("nw_src=1.1.1.1", 1, 1), "nw_src needs ip")]:
         with pytest.raises(UsageError, match=words):
             classifier.add(*arguments)
     assert len(classifier) == classifier.generation == 0
@@ -190,8 +191,7 @@ def test_explanation_in_words():
     classifier.add("tcp", 100, 3)
     classifier.add("arp", 300, 4)
     classifier.add("any", 0, 5)
-    frame = bytes(12) + b"\x08\x00" + struct.pack("!BBHHHBBH", 0x45, 0, 40, 0, 0, 64, 6, 0) + bytes([10, 0, 0, 1, 10, 0, 0, 2]) \
-        + struct.pack("!HHIIHHHH", 1234, 80, 0, 0, 0x5002, 0, 0, 0)
+    frame = ETHER + b"\x08\x00" + ip4(TCP)
     assert str(classifier.explain(frame, names={2: "office"})) == """\
 flow office: tcp,nw_src=10.0.0.0/8, priority 100
   shape 1 of 5 (dl_type: 1 rule, highest priority 300)
@@ -223,8 +223,9 @@ TCP = struct.pack("!HHIIHHHH", 1234, 80, 1, 2, 0x5012, 100, 0, 0)
 
 
 def ip4(body, proto=6, fragment=0, total=None, words=5):
-    return struct.pack("!BBHHHBBH", 0x40 | words, 0xb9, 20 + len(body) if total is None else total, 7, fragment, 64, proto, 0) \
-        + bytes([10, 0, 0, 1, 10, 0, 0, 2]) + body
+    total = 20 + len(body) if total is None else total
+    return struct.pack("!BBHHHBBH", 0x40 | words, 0xb9, total, 7, fragment, 64, proto, 0) + \
+        bytes([10, 0, 0, 1, 10, 0, 0, 2]) + body
 
 
 def ip6(body, proto=6, length=None):
@@ -251,8 +252,9 @@ def test_ethernet_and_tags():
 
 
 def test_802_3():
-    for body, text in [(b"\x42\x42\x03" + bytes(9), "dl_type=0x5ff"), (b"\xaa\xaa\x03\x00\x00\x00\x08\x00" + ip4(TCP), "tcp,tp_dst=80"),
-                       (b"\xaa\xaa\x03\x00\x00\x01\x08\x00" + ip4(TCP), "dl_type=0x5ff"), (b"\xaa\xaa\x03\x00\x00\x00\x01\x00", "dl_type=0x5ff")]:
+    snap = b"\xaa\xaa\x03\x00\x00"
+    for body, text in [(b"\x42\x42\x03" + bytes(9), "dl_type=0x5ff"), (snap + b"\x00\x08\x00" + ip4(TCP), "tcp,tp_dst=80"),
+                       (snap + b"\x01\x08\x00" + ip4(TCP), "dl_type=0x5ff"), (snap + b"\x00\x01\x00", "dl_type=0x5ff")]:
         assert met(ETHER + struct.pack("!H", len(body)) + body, text)
 
 
@@ -262,15 +264,18 @@ def test_fragments():
         frame = ETHER + b"\x08\x00" + ip4(TCP, fragment=fragment)
         assert met(frame, text)
         assert extract(frame)["tp_dst"] == (0 if "later" in text else 80)
-    for offset, text in [(0, "tcp6,nw_frag=no,tp_dst=80"), (1, "tcp6,nw_frag=first,tp_dst=80"),
-                         (6, "tcp6,nw_frag=first,tp_dst=80"), (8, "ipv6,nw_proto=44,nw_frag=later"), (9, "ipv6,nw_proto=44,nw_frag=later")]:
+    first, later = "tcp6,nw_frag=first,tp_dst=80", "ipv6,nw_proto=44,nw_frag=later"
+    for offset, text in [(0, "tcp6,nw_frag=no,tp_dst=80"), (1, first), (6, first), (8, later), (9, later)]:
         assert met(ETHER + b"\x86\xdd" + ip6(bytes([6, 0]) + struct.pack("!HI", offset, 1) + TCP, 44), text)
 
 
 def test_ip6_extension_headers():
-    chain = bytes([43, 0]) + bytes(6) + bytes([60, 1]) + bytes(14) + bytes([51, 0]) + bytes(6) + bytes([6, 4]) + bytes(22) + TCP
+    # hop-by-hop, routing, destination options, authentication (24 bytes in words of four), TCP
+    chain = bytes([43, 0]) + bytes(6) + bytes([60, 1]) + bytes(14) + bytes([51, 0]) + bytes(6) + \
+        bytes([6, 4]) + bytes(22) + TCP
     packet = extract(ETHER + b"\x86\xdd" + ip6(chain, 0))
-    assert Match("tcp6,ipv6_src=fe80::1,ipv6_dst=fe80::2,ipv6_label=0x12345,nw_tos=184,nw_ecn=1,nw_ttl=64,tp_dst=80").matches(packet)
+    assert Match("tcp6,ipv6_src=fe80::1,ipv6_dst=fe80::2,ipv6_label=0x12345,nw_tos=184,nw_ecn=1,nw_ttl=64,"
+                 "tp_dst=80").matches(packet)
     # cut inside the chain: the addresses stand, what follows is unknown
     packet = extract(ETHER + b"\x86\xdd" + ip6(chain[:20], 0))
     assert packet["ipv6_src"] and not packet["nw_proto"] and not packet["ipv6_label"]

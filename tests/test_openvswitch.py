@@ -18,6 +18,7 @@ from flowos.core.fields import Fields
 from flowos.core.match import Match
 
 SEED = 20
+pytestmark = pytest.mark.live
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +131,8 @@ SWALLOWED = [tuple(part.strip() for part in line.split("->")) for line in SWALLO
 def test_refuses_what_open_vswitch_swallows(written, theirs):
     with pytest.raises(UsageError):
         Match(written)
-    assert ovs.parse_one(written) == theirs
+    # Other versions may swallow it differently; none is known to refuse it.
+    assert ovs.parse_one(written) == theirs if ovs.version() == (3, 1) else ovs.parse_one(written) is not None
 
 
 # What Open vSwitch refuses, and so do we.
@@ -174,7 +176,8 @@ def mutate(rng, text):
     elif kind == 2:
         parts[i] = parts[i].split("=")[0] + "=" + parts[j].split("=")[-1]
     elif kind == 3:
-        parts[i] = rng.choice(["ip", "ipv6", "tcp", "udp6", "arp", "icmp", "dl_vlan=7", "nw_proto=6", "tp_src=9", "nw_frag=later"])
+        parts[i] = rng.choice(["ip", "ipv6", "tcp", "udp6", "arp", "icmp", "dl_vlan=7", "nw_proto=6", "tp_src=9",
+                               "nw_frag=later"])
     elif kind == 4:
         parts[i] = re.sub(r"\d", lambda found: str(rng.randrange(10)), parts[i], count=2)
     else:

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import build, engine, read, tcp, traffic
+from models import build, engine, overlap_vectors, read, tcp, tcp_vectors, traffic
 from models.talk import Talk
-from models.tcp_vectors import VECTORS
 
+VECTORS = tcp_vectors.VECTORS | overlap_vectors.VECTORS
 LONG = bool(os.environ.get("FLOWOS_LONG"))
 POLICIES = st.sampled_from(tcp.POLICIES)
 TIGHT = st.builds(tcp.Config, policy=POLICIES, gap_packets=st.integers(0, 6), gap_seconds=st.just(30),
@@ -142,6 +142,18 @@ def test_connections_do_not_disturb_each_other(conversations, config):
         mine = [(connection["a_to_b"]["items"], connection["b_to_a"]["items"])[::1 if connection["a"] == a else -1]
                 for connection in found if a in (connection["a"], connection["b"])]
         assert mine == [tuple(items) for _, *items in by_model(packets, config)[0]]
+
+
+def test_what_waits_in_all_connections_is_capped():
+    ends = [(("10.0.0.1", 1000 + number), build.B) for number in range(2)]
+    talks = [Talk().open().a(10, b"x" * 600, ack=0).b(ack=0).a(0, b"y" * 10, ack=0) for _ in ends]
+    capture = build.pcap([build.tcp_record(packet, *where) for packets in zip(*(talk.packets for talk in talks))
+                          for packet, where in zip(packets, ends)])
+    whole, holed = b"y" * 10 + b"x" * 600, [("gap", 0, 10), ("data", 10, b"x" * 600)]
+    for total, expected in ((1200, [("data", 0, whole)]), (1199, holed)):
+        first, second = engine.run_pcap(capture, reassembly_total=total)["connections"]
+        assert first["a_to_b"]["items"] == [("data", 0, whole)]
+        assert second["a_to_b"]["items"] == expected
 
 
 # -------------------------------------------------------------------------- the model against itself

@@ -26,7 +26,7 @@ from hashlib import shake_256
 import numpy
 from sortedcontainers import SortedList
 
-from flowos.core import fields as table
+from flowos.core import fields as layout
 from flowos.core.errors import LimitError, UsageError
 from flowos.core.explain import explain
 from flowos.core.extract import extract
@@ -96,7 +96,7 @@ cdef class Table:
     cdef readonly object rules          # all of them, best first
 
     def __cinit__(self, mask):
-        cdef bytes raw = mask.to_bytes(table.SIZE, "little")
+        cdef bytes raw = mask.to_bytes(layout.SIZE, "little")
         cdef const uint64_t *words = <const uint64_t *><const char *>raw
         cdef uint32_t w
         for w in range(FOS_FIELD_WORDS):
@@ -112,7 +112,7 @@ cdef class Table:
 
     cdef int pick(self, object value, uint64_t *masked) except -1:
         """Gather the words of a value that the shape covers."""
-        cdef bytes raw = value.to_bytes(table.SIZE, "little")
+        cdef bytes raw = value.to_bytes(layout.SIZE, "little")
         cdef const uint64_t *words = <const uint64_t *><const char *>raw
         cdef uint32_t i
         for i in range(self.shape.words):
@@ -139,16 +139,20 @@ cdef class Table:
 
     cdef int put(self, const uint64_t *key, Rule rule) except -1:
         """Make a rule the one that packets with its value find."""
+        cdef Shape *s = &self.shape
         cdef uint64_t[16] masked
         cdef uint64_t *record
-        if self.shape.count * 2 >= self.shape.capacity:
-            self.resize(max(SMALLEST, self.shape.capacity * 2))
+        if s.capacity == 0:
+            self.resize(SMALLEST)
         self.pick(rule.match.value, &masked[0])
-        cdef uint32_t hashed = hash_words(key, &self.shape, &masked[0])
-        record = probe(&self.shape, hashed, &masked[0])
+        cdef uint32_t hashed = hash_words(key, s, &masked[0])
+        record = probe(s, hashed, &masked[0])
         if record[0] == 0:
-            self.shape.count += 1
-            memcpy(record + 2, &masked[0], self.shape.words * sizeof(uint64_t))
+            if (s.count + 1) * 2 > s.capacity:
+                self.resize(s.capacity * 2)
+                record = probe(s, hashed, &masked[0])
+            s.count += 1
+            memcpy(record + 2, &masked[0], s.words * sizeof(uint64_t))
         record[0] = rule.rank
         record[1] = <uint64_t>hashed << 32 | rule.id
         return 0
@@ -175,7 +179,10 @@ cdef class Table:
         s.records[<size_t>hole * s.stride] = 0
         s.count -= 1
         if s.capacity > SMALLEST and s.count * 8 < s.capacity:
-            self.resize(s.capacity // 2)
+            try:
+                self.resize(s.capacity // 2)
+            except LimitError:
+                pass                    # the larger array serves as well
         return 0
 
 

@@ -24,7 +24,7 @@ cdef class Decoder:
     `name`  the protocol's name, unique: "http";
     `over`  names of the protocols below: ("tcp",);
     `probe` a static method `probe(data, direction, port) -> bool | None`: whether the first
-    bytes of a stream (a memoryview of at most 64) are this protocol; None asks for more.
+    bytes of a stream (a memoryview of at most 2,048) are this protocol; None asks for more.
     """
 
     name = ""

@@ -6,7 +6,7 @@
                                              one stream of units for each direction
 
 While no decoder has accepted the first bytes of either direction, they are kept aside (at most
-256 bytes) and fed to the one that does.  A direction that was picked up in mid-stream may begin
+2,048 bytes) and fed to the one that does.  A direction that was picked up in mid-stream may begin
 anywhere: the start of each of its first 16 pieces is tried, and the decoder begins there.
 A decoder that raises is taken off its connection; the error is kept.
 """
@@ -22,8 +22,8 @@ from flowos.core.state cimport Core
 from flowos.core.unit cimport *
 
 cdef enum:
-    PROBE_BYTES = 64           # what a probe is shown at most
-    PENDING_BYTES = 256        # first bytes kept for decoders that cannot tell yet
+    PROBE_BYTES = 2048         # what a probe is shown at most: a request line may be long
+    PENDING_BYTES = 2048       # first bytes kept for decoders that cannot tell yet
     PENDING_UNITS = 8
     MIDSTREAM_TRIES = 16       # pieces of a stream picked up midway that are tried as a beginning
 
@@ -61,7 +61,7 @@ cdef class Decoding:
     def __cinit__(self, Core core, uint32_t index, list candidates, errors):
         self.core = core
         self.index = index
-        self.candidates = [candidates, list(candidates)]
+        self.candidates = [candidates, candidates]
         self.errors = errors
         self.pending = []
         self.made = [[], []]
@@ -160,6 +160,11 @@ cdef class Decoding:
             if answer is None or (midstream and self.tries[dir] < MIDSTREAM_TRIES):
                 left.append(decoder)
         self.candidates[dir] = left
+        if not left:                          # what it refused, no decoder will be fed later
+            if c.key.proto != 6:              # datagrams: both directions of a protocol look alike
+                self.candidates[1 - dir] = left
+            self.pending = [entry for entry in self.pending if entry[0] != dir]
+            self.pending_bytes = sum([len(entry[2]) for entry in self.pending])
         if midstream and left:                # keep only what may still be a beginning
             self.pending = [entry for entry in self.pending if entry[0] != dir or entry[2] is data]
             self.pending_bytes = sum([len(entry[2]) for entry in self.pending])

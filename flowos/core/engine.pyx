@@ -396,7 +396,7 @@ cdef class BaseEngine:
             candidates = decoders.get(fos_class_of(conn.key.proto))
             if not candidates:
                 return 0
-            decoding = Decoding(self.core, index, list(candidates), self.decoder_errors)
+            decoding = Decoding(self.core, index, candidates, self.decoder_errors)
             Py_INCREF(decoding)
             cold.decoding = <void *>decoding
         decoding = <Decoding>cold.decoding

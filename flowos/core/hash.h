@@ -14,11 +14,19 @@ typedef struct fos_hash_key {
     uint64_t k[12];
 } fos_hash_key;
 
+/* A bijection that spreads keys in a row (addresses, ports) over the table: their sums would step
+ * through it in equal strides, which linear probing turns into long runs for an unlucky k. */
+FOS_INLINE uint32_t fos_mix(uint32_t h) {
+    h ^= h >> 16;
+    h *= 0x7feb352du;
+    return h ^ h >> 15;
+}
+
 FOS_INLINE uint32_t fos_hash4(const fos_hash_key *hk, const fos_key *key) {
     uint64_t w = key->w[0];
     uint64_t h = hk->k[0] + hk->k[1] * (uint32_t)w + hk->k[2] * (uint32_t)(w >> 32);
     h += hk->k[3] * key->ports + hk->k[4] * ((uint32_t)key->proto | (uint32_t)key->zone << 16);
-    return (uint32_t)(h >> 32);
+    return fos_mix((uint32_t)(h >> 32));
 }
 
 FOS_INLINE uint32_t fos_hash6(const fos_hash_key *hk, const fos_key *key) {
@@ -29,7 +37,7 @@ FOS_INLINE uint32_t fos_hash6(const fos_hash_key *hk, const fos_key *key) {
     }
     h += hk->k[9] * key->ports;
     h += hk->k[10] * ((uint32_t)key->proto | (uint32_t)key->zone << 16 | 0x8000u);
-    return (uint32_t)(h >> 32);
+    return fos_mix((uint32_t)(h >> 32));
 }
 
 FOS_INLINE uint32_t fos_hash_key_of(const fos_hash_key *hk, const fos_key *key) {

@@ -121,6 +121,11 @@ class Match:
         return wrong
 
 
+def short(text, length):
+    """Cut a text that came from outside to what an error message can show."""
+    return text if len(text) <= length else text[:length] + "..."
+
+
 def parts(value, mask, ports=None):
     """Yield (field or None for the keyword, text) for each part of a match, in the order of printing."""
     about_type = fields.fetch("dl_type", mask)
@@ -152,8 +157,7 @@ class Reader:
 
     def fail(self, what):
         """Raise the error that says what is wrong with the text."""
-        shown = self.text if len(self.text) <= 200 else self.text[:200] + "..."
-        raise UsageError(f"match {shown!r}: {what}")
+        raise UsageError(f"match {short(self.text, 200)!r}: {what}")
 
     def read(self):
         """Give the match's (value, mask)."""
@@ -183,7 +187,7 @@ class Reader:
             name, equals, given = word.partition("=")
             if name in fields.KEYWORDS or name == "any":
                 if equals:
-                    self.fail(f"{name} stands alone, but came as {word!r}")
+                    self.fail(f"{name} stands alone, but came as {short(word, 60)!r}")
                 yield name, None
             elif name in fields.NAMES:
                 if not given:
@@ -201,10 +205,10 @@ class Reader:
         if FOREIGN.fullmatch(name):
             self.fail(f"{name} is a field of Open vSwitch that no packet here has")
         if not re.fullmatch(r"[A-Za-z0-9_*]+", name):
-            self.fail(f"cannot read {name!r}; expected NAME=VALUE or a keyword such as tcp, with commas between")
+            self.fail(f"cannot read {short(name, 60)!r}; expected NAME=VALUE or a keyword such as tcp, with commas between")
         known = [*fields.NAMES, *fields.KEYWORDS, "any"]
         near = [MEANT[name.lower()]] if name.lower() in MEANT else difflib.get_close_matches(name.lower(), known, 1, 0.5)
-        self.fail(f"unknown name {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
+        self.fail(f"unknown name {short(name, 60)!r}" + (f"; did you mean {near[0]}?" if near else ""))
 
     def keyword(self, name):
         """Take a word such as tcp, which says dl_type and for some nw_proto too."""
@@ -243,13 +247,14 @@ class Reader:
             try:
                 value, mask = spelling.field.read(given, self.ports, spelling.kind)
             except Wrong as wrong:
-                self.fail(f"{name}={given}: {wrong}")
+                self.fail(f"{name}={short(given, 60)}: {wrong}")
             self.merge(name, value, mask)
         return True
 
     def lacking(self, name):
         """Say what a field needs that the match does not say."""
-        if fields.fetch("nw_frag", self.value) & 2:
+        uncut = self.mask & ~fields.FIELD["nw_frag"].full
+        if any(spelling.need.met(self.value, uncut) for spelling in fields.NAMES[name]):
             self.fail(f"{name} is not in later fragments, which nw_frag=later asks for")
         *most, last = filter(None, dict.fromkeys(spelling.need.text for spelling in fields.NAMES[name]))
         needs = f"{', '.join(most)}, {last}" if most else last

@@ -167,7 +167,7 @@ cdef class Ring:
         if not 0 <= count <= self.c.size - (self.c.tail - self.c.head):
             raise UsageError(f"offered {count} slots; expected at most "
                              f"{self.c.size - (self.c.tail - self.c.head)}")
-        self.c.tail += count
+        self.c.tail += <uint32_t> count
 
     def swap(self, index, Ring other, other_index):
         """Swap the buffers of two held slots of rings on one arena; no byte is copied.

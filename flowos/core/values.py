@@ -25,6 +25,8 @@ class Kind:
 
 def integer(text, limit):
     """Read a decimal or 0x number from 0 to limit."""
+    if len(text) > 40 and re.fullmatch(r"[0-9]+|0[xX][0-9a-fA-F]+", text):
+        raise Wrong(f"out of range, expected 0 to {limit}")     # no field is so wide
     if re.fullmatch(r"0|[1-9][0-9]*", text):
         number = int(text)
     elif re.fullmatch(r"0[xX][0-9a-fA-F]+", text):

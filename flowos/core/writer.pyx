@@ -191,6 +191,7 @@ cdef class CaptureWriter(Port):
                     self.txsync()
                 fos_ring_slot(tx, tx.head)[0] = fos_ring_slot(rx, rx.head)[0]
                 tx.head += 1
+                tx.cur = tx.head
                 rx.head += 1
                 count += 1
             rx.cur = rx.head

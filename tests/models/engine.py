@@ -80,10 +80,13 @@ def add(items, kind, offset, what):
 
 def direction(items, way):
     """Describe one direction: its items, the digest of its data, and its counters."""
+    gaps = [tuple(gap) for gap in way.gaps]
+    delivered = [(item[1], item[1] + item[2]) for item in items if item[0] == "gap"]
+    assert all(any(start <= offset and offset + length <= end for start, end in delivered) for offset, length in gaps)
     return {"items": items, "digest": hashlib.sha256(data(items)).hexdigest(),
             "packets": way.packets, "bytes": way.bytes, "payload_bytes": way.payload_bytes,
             "syn": way.syn, "fin": way.fin, "rst": way.rst,
-            "stream_bytes": way.stream_bytes, "gaps": [tuple(gap) for gap in way.gaps]}
+            "stream_bytes": way.stream_bytes, "gaps": gaps}
 
 
 def run_pcap(capture, **config):

@@ -6,7 +6,7 @@ that the snaplen cut off, a pair (bytes, number) that only the last were cut.
 """
 
 from .build import START_NS
-from .tcp import ACK, FIN, PSH, RST, SYN, Packet
+from .tcp import ACK, FIN, POLICIES, PSH, RST, SYN, Config, Packet
 
 FLAGS = {"S": SYN, "F": FIN, "R": RST, "A": ACK, "P": PSH}
 
@@ -45,3 +45,23 @@ class Talk:
         """Give the offset just after what this side has sent so far."""
         return max([0] + [((packet.seq - self.isns[side] - 1) & 0xFFFFFFFF) + packet.length
                           for packet in self.packets if packet.direction == side and not packet.flags & SYN])
+
+
+class Vectors(dict):
+    """Named vectors: a function that gives (talk, items of a, items of b, counters), and a configuration."""
+
+    def add(self, *policies, **config):
+        """Register a function for some policies, or for all."""
+        def register(function):
+            for policy in policies or POLICIES:
+                name = f"{function.__name__}-{policy}"
+                assert name not in self, f"two vectors are called {name}"
+                self[name] = function, Config(policy=policy, **config)
+            return function
+        return register
+
+
+def whole(data, fin=False):
+    """Give the items of a stream without gaps."""
+    items = [("data", 0, data)] if data else []
+    return items + [("fin", len(data))] if fin else items

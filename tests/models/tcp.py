@@ -119,8 +119,8 @@ class Direction:
             return False
         if self.origin_from_syn and not packet.flags & ACK:
             return False
+        self.origin, self.origin_from_syn = origin, True
         self.fin = self.acked = None
-        self.begin(origin, from_syn=True)
         return True
 
     def segment(self, packet):

@@ -4,25 +4,10 @@ VECTORS maps a name to a function and a configuration; the function gives (talk,
 b, counters). They are written from the rules and from the RFCs, not from what some program did.
 """
 
-from .talk import Talk
-from .tcp import POLICIES, Config
+from .talk import Talk, Vectors, whole
 
-VECTORS = {}
-
-
-def vector(*policies, **config):
-    """Register a function for some policies, or for all."""
-    def register(function):
-        for policy in policies or POLICIES:
-            VECTORS[f"{function.__name__}-{policy}"] = function, Config(policy=policy, **config)
-        return function
-    return register
-
-
-def whole(data, fin=False):
-    """Give the items of a stream without gaps."""
-    items = [("data", 0, data)] if data else []
-    return items + [("fin", len(data))] if fin else items
+VECTORS = Vectors()
+vector = VECTORS.add
 
 
 # ----------------------------------------------------------------------------- plain conversations
@@ -118,6 +103,37 @@ def another_syn_ack_later_is_ignored_with_its_payload():
 
 
 @vector()
+def another_syn_ack_while_data_waits():
+    talk = Talk().b(flags="S", ack=0).b(3, b"def", ack=0).b(flags="S", ack=0, isn=500).b(0, b"abc", ack=0)
+    return talk, [], whole(b"abcdef"), {"tcp_syn_ignored": 1}
+
+
+@vector()
+def another_syn_ack_after_data_was_acknowledged():
+    talk = Talk().open().b(0, b"abc", ack=0).a(ack=3).b(flags="S", ack=0, isn=500).b(3, b"def", ack=0)
+    return talk, [], whole(b"abcdef"), {"tcp_syn_ignored": 1}
+
+
+@vector()
+def the_first_syn_again_after_a_syn_ack_from_elsewhere():
+    talk = Talk().b(flags="S", isn=500).b(flags="S", ack=0).b(flags="S", isn=500).b(0, b"abc", ack=0)
+    return talk, [], whole(b"abc"), {"tcp_syn_ignored": 1}
+
+
+@vector()
+def a_fin_goes_with_the_syn_it_belonged_to():
+    talk = Talk().b(flags="S", ack=0, isn=500).b(5, ack=0, flags="F", isn=500).b(flags="S", ack=0)
+    return talk.b(0, b"abcdefgh", ack=0), [], whole(b"abcdefgh"), {}
+
+
+@vector()
+def syn_and_fin_of_a_bare_reset_mean_nothing():
+    talk = Talk().open().a(0, b"abc", ack=0).a(3, ack=0, flags="FR").b(flags="SR", ack=3, isn=500)
+    talk.a(3, b"def", ack=0)
+    return talk, whole(b"abcdef"), [], {}
+
+
+@vector()
 def forged_fin_before_the_syn_ack():
     talk = Talk().a(flags="S").b(flags="RA", ack=0, at=0, isn=-1).b(flags="FA", ack=0, at=0, isn=-1)
     talk.b(flags="S", ack=0).a(ack=0).b(0, b"abc", ack=0)
@@ -207,6 +223,44 @@ def picked_up_at_the_end():
 
 
 @vector()
+def a_fin_below_what_was_picked_up_is_ignored():
+    talk = Talk().a(5, ack=50, flags="F").a(8, b"ijk", ack=50).a(11, b"lmn", ack=50)
+    return talk, whole(b"ijklmn"), [], {"tcp_fin_ignored": 1}
+
+
+@vector()
+def a_fin_below_is_no_reason_to_begin():
+    talk = Talk().b(50, ack=0).a(1, b"b", ack=50).a(0, ack=50, flags="F").a(0, b"a", ack=50)
+    return talk, whole(b"", True), [], {"tcp_beyond_fin": 1}
+
+
+@vector()
+def far_from_what_was_picked_up():
+    talk = Talk().a(0, b"abc", ack=50).a((1 << 30) + 1, b"x", ack=50).a(-(1 << 30) - 1, b"y", ack=50)
+    return talk, whole(b"abc"), [], {"tcp_out_of_window": 2}
+
+
+@vector("bsd")
+def what_was_picked_up_keeps_its_place():
+    talk = Talk().b(50, ack=10).a(20, b"ooo", ack=50).a(10, b"x", ack=50).a(15, b"n" * 8, ack=50)
+    talk.a(11, b"xxxx", ack=50)
+    return talk, whole(b"xxxxx" + b"n" * 8), [], {"tcp_overlaps": 1, "tcp_conflicts": 1}
+
+
+@vector("bsd", reassembly_pieces=2)
+def what_begins_before_the_start_began_earlier():
+    talk = Talk().b(50, ack=10).a(11, b"x", ack=50).a(13, b"oo", ack=50).a(10, b".nnnn", ack=50)
+    return talk, whole(b"xnnn"), [], {"tcp_before_start": 1, "tcp_overlaps": 1, "tcp_conflicts": 1}
+
+
+@vector(gap_packets=2)
+def acknowledged_before_it_was_picked_up():
+    talk = Talk().b(50, ack=30).a(20, b"x", ack=50).a(25, b"y", ack=50).b(50).b(50).a(21, b"wwww", ack=50)
+    return talk, [("data", 0, b"x"), ("gap", 1, 4), ("data", 5, b"y")], [], \
+        {"tcp_gaps": 1, "tcp_gap_by_ack": 1, "tcp_late_after_gap": 1}
+
+
+@vector()
 def the_syn_ack_comes_late():
     talk = Talk().b(3, b"def", ack=0).b(flags="S", ack=0).b(0, b"abc", ack=0)
     return talk, [], whole(b"abcdef"), {}
@@ -256,6 +310,18 @@ def acknowledged_before_it_arrived():
     talk = Talk().open().a(0, b"abc", ack=0).b(ack=8).b(ack=8).b(ack=8).b(ack=8).a(5, b"fgh", ack=0)
     talk.b(ack=8).b(ack=8).a(3, b"de", ack=0)
     return talk, whole(b"abcdefgh"), [], {}
+
+
+@vector(gap_packets=3)
+def the_highest_acknowledgement_counts():
+    talk = Talk().open().a(0, b"abc", ack=0).b(ack=8).b(ack=3).a(5, b"fgh", ack=0).b(ack=3).b(ack=3).b(ack=3)
+    return talk.a(3, b"de", ack=0), HOLED, [], {"tcp_gaps": 1, "tcp_gap_by_ack": 1, "tcp_late_after_gap": 1}
+
+
+@vector(gap_packets=2)
+def only_what_is_acknowledged_is_closed():
+    talk = with_hole().a(10, b"k", ack=0).b(ack=9).b(ack=9).b(ack=9).a(8, b"ij", ack=0)
+    return talk, [*HOLED[:2], ("data", 5, b"fghijk")], [], {"tcp_gaps": 1, "tcp_gap_by_ack": 1}
 
 
 @vector(gap_packets=3)
@@ -384,88 +450,3 @@ def data_replaces_what_was_cut():
 def what_was_cut_replaces_no_data():
     talk = Talk().open().a(3, b"D", ack=0).a(1, (b"b", 4), ack=0).a(0, b"a", ack=0)
     return talk, [("data", 0, b"ab"), ("gap", 2, 1), ("data", 3, b"D"), ("gap", 4, 2)], [], {}
-
-
-# -------------------------------------------------------------------------------- overlap, by policy
-
-def novak(expected):
-    """Give a vector in Shankar and Paxson's arrangement of six segments, behind a hole of one byte."""
-    def pattern():
-        talk = Talk().open().a(1, b"111", ack=0).a(5, b"22", ack=0).a(7, b"333", ack=0)
-        talk.a(2, b"4444", ack=0).a(7, b"555", ack=0).a(10, b"666", ack=0).a(0, b"0", ack=0)
-        return talk, whole(b"0" + expected), [], {"tcp_overlaps": 2, "tcp_conflicts": 2}
-    return pattern
-
-
-vector("first")(novak(b"111422333666"))
-vector("last")(novak(b"144442555666"))
-vector("bsd")(novak(b"111442333666"))
-vector("linux")(novak(b"111442555666"))
-vector("windows")(novak(b"111422333666"))
-
-
-def overlapped(old, new, size, expected):
-    """Give a vector of two segments, behind a hole of one byte."""
-    def overlap():
-        talk = Talk().open().a(*old, ack=0).a(*new, ack=0).a(0, b".", ack=0)
-        return talk, whole(b"." + expected), [], {"tcp_overlaps": 1, "tcp_conflicts": 1}
-    overlap.__name__ = f"overlap_{old[1].decode()}_{new[1].decode()}_at_{new[0] - old[0]}"
-    return overlap
-
-
-# The new segment's start and end against the old one's: before, equal, after.
-for policies, old, new, expected in (
-        (("first",), (2, b"oooo"), (1, b"nnnnnn"), b"noooon"),
-        (("last", "bsd", "linux", "windows"), (2, b"oooo"), (1, b"nnnnnn"), b"nnnnnn"),
-        (("first", "windows"), (2, b"oooo"), (1, b"nnnnn"), b"noooo"),
-        (("last", "bsd", "linux"), (2, b"oooo"), (1, b"nnnnn"), b"nnnnn"),
-        (("first", "windows"), (2, b"oooo"), (1, b"nnn"), b"noooo"),
-        (("last", "bsd", "linux"), (2, b"oooo"), (1, b"nnn"), b"nnnoo"),
-        (("first", "bsd", "windows"), (1, b"oooo"), (1, b"nnnnnn"), b"oooonn"),
-        (("last", "linux"), (1, b"oooo"), (1, b"nnnnnn"), b"nnnnnn"),
-        (("first", "bsd", "windows"), (1, b"oooo"), (1, b"nnnn"), b"oooo"),
-        (("last", "linux"), (1, b"oooo"), (1, b"nnnn"), b"nnnn"),
-        (("first", "bsd", "windows"), (1, b"oooo"), (1, b"nn"), b"oooo"),
-        (("last", "linux"), (1, b"oooo"), (1, b"nn"), b"nnoo"),
-        (("first", "bsd", "linux", "windows"), (1, b"oooo"), (2, b"nn"), b"oooo"),
-        (("last",), (1, b"oooo"), (2, b"nn"), b"onno"),
-        (("first", "bsd", "linux", "windows"), (1, b"oooo"), (3, b"nnnn"), b"oooonn"),
-        (("last",), (1, b"oooo"), (3, b"nnnn"), b"oonnnn")):
-    vector(*policies)(overlapped(old, new, len(expected), expected))
-
-
-def over_two(expected):
-    """Give a vector of one segment over two: both inside it, the second up to its end."""
-    def over_two_segments():
-        talk = Talk().open().a(2, b"cd", ack=0).a(5, b"fg", ack=0).a(1, b"BCDEFG", ack=0).a(0, b"a", ack=0)
-        return talk, whole(expected), [], {"tcp_overlaps": 1, "tcp_conflicts": 1}
-    return over_two_segments
-
-
-vector("first")(over_two(b"aBcdEfg"))
-vector("windows")(over_two(b"aBCDEfg"))
-vector("last", "bsd", "linux")(over_two(b"aBCDEFG"))
-
-
-@vector("bsd")
-def what_is_left_of_a_segment_keeps_its_start():
-    talk = Talk().open().a(4, b"AAAA", ack=0).a(2, b"BBBB", ack=0).a(5, b"CC", ack=0).a(0, b"..", ack=0)
-    return talk, whole(b"..BBBBAA"), [], {"tcp_overlaps": 2, "tcp_conflicts": 2}
-
-
-@vector("windows")
-def what_a_fin_cuts_off_still_counts_as_its_end():
-    talk = Talk().open().a(7, ack=0, flags="F").a(5, b"oo", ack=0).a(4, b"nnnnn", ack=0).a(0, b"....", ack=0)
-    return talk, whole(b"....nnn", True), [], {"tcp_beyond_fin": 1, "tcp_overlaps": 1, "tcp_conflicts": 1}
-
-
-@vector()
-def what_was_delivered_stands():
-    talk = Talk().open().a(0, b"abc", ack=0).a(0, b"XYZdef", ack=0)
-    return talk, whole(b"abcdef"), [], {}
-
-
-@vector()
-def equal_bytes_overlap_without_conflict():
-    talk = Talk().open().a(2, b"cd", ack=0).a(1, b"bcde", ack=0).a(0, b"abc", ack=0)
-    return talk, whole(b"abcde"), [], {"tcp_overlaps": 2}

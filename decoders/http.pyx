@@ -97,7 +97,8 @@ cdef enum:
     HEAD_MAX = 65536     # bytes of a head, and of a trailer: what common servers allow at most
     FIELD_MAX = 256      # fields in a head
     PENDING_MAX = 1024   # unanswered HEAD and CONNECT requests that are remembered
-    PROBE_BYTES = 2048    # what a probe is shown at most: a request line may be long
+    PROBE_BYTES = 2048    # what a probe looks at: a request line may be long
+    DECIDE_BYTES = 64     # ... but without its end, so many bytes are enough to say
     M_UNKNOWN = -1       # the request was not seen yet
 
 cdef enum:
@@ -757,7 +758,7 @@ cdef object probe_start(bytes data):
             return False
         if n > 12 and text.startswith(b"HTTP/"):
             return fos_http_status_line(&start, text, n, False)
-        if len(data) < PROBE_BYTES:
+        if len(data) < DECIDE_BYTES:
             return None
         return fos_http_may_start(text, n, True) and text.isascii() and text.rstrip(b"\r").decode().isprintable()
     if not fos_http_start_line(&start, text, lf + 1, False):

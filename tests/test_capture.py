@@ -33,8 +33,7 @@ from flowos.core.stream_input import Decompressed
 from flowos.core.streamport import StreamPort
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "pcaps"
-CAPTURES = sorted(SHARED.glob("*.pcap*[!n]")) if SHARED.is_dir() else []
-CAPTURES = [path for path in CAPTURES if path.suffix != ".json"]
+CAPTURES = sorted(path for path in SHARED.glob("*") if path.suffix in (".pcap", ".pcapng"))
 
 
 def save(tmp_path, data, name="x.pcap"):

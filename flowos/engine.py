@@ -101,6 +101,17 @@ class Engine(BaseEngine):
         """Give the flow of this name, or None (D3.2, FindFlowByName)."""
         return self._flows.get(name)
 
+    def explain(self, frame, in_port=1):
+        """Say which flow an Ethernet frame's connection would belong to, and why: text for people.
+
+        Every table of the classifier is shown with what it compared, and why the other flows lost.
+        UsageError: there are no flows.
+        """
+        if self._flow_table is None:
+            raise UsageError("explain: there are no flows; create_flow makes one")
+        names = {flow.number: flow.name for flow in self._flows.values()}
+        return str(self._flow_table.classifier.explain(bytes(frame), in_port, names))
+
     @property
     def flows(self):
         """List the flows, oldest first."""

@@ -266,6 +266,16 @@ cdef extern from "loop.h" nogil:
     void fos_block_drop(fos_blocks *cache, const uint8_t *frame)
 
     ctypedef struct fos_block:
+        uint32_t size
+        uint32_t fragments
         uint8_t *data
+
+    ctypedef struct fos_origin_fragment:
+        uint64_t packet
+        uint32_t offset
+        uint32_t len
+
+    fos_block *fos_block_of(const uint8_t *frame)
+    size_t fos_fragments_at(uint32_t size)
 
     fos_block *fos_block_new(fos_blocks *cache, size_t size)

@@ -126,14 +126,28 @@ static uint16_t fos_ip4_checksum(const uint8_t *h, uint32_t n) {
     return (uint16_t)~sum;
 }
 
+/* Which packet brought which bytes of a joined datagram: an array behind its bytes in the block. */
+typedef struct fos_origin_fragment {
+    uint64_t packet;
+    uint32_t offset, len;
+} fos_origin_fragment;
+
+FOS_INLINE size_t fos_fragments_at(uint32_t size) { return ((size_t)size + 7) & ~(size_t)7; }
+
 /* Join the pieces of a complete entry into one block: header without marks, then the payload. */
 static fos_block *fos_defrag_join(fos_defrag *d, const fos_defrag_entry *e) {
-    fos_block *block = fos_block_new(d->pieces.blocks, (size_t)e->header_len + e->total);
+    uint32_t size = e->header_len + e->total;
+    fos_block *block = fos_block_new(d->pieces.blocks, fos_fragments_at(size) + sizeof(fos_origin_fragment) * e->pieces.count);
     if (!block) return NULL;
     uint8_t *h = block->data;
+    fos_origin_fragment *from = (fos_origin_fragment *)(h + fos_fragments_at(size));
+    block->size = size;
+    block->fragments = e->pieces.count;
     memcpy(h, e->header, e->header_len);
-    for (fos_piece *p = e->pieces.first; p; p = p->next)
+    for (fos_piece *p = e->pieces.first; p; p = p->next) {
         memcpy(h + e->header_len + p->start, p->data, p->end - p->start);
+        *from++ = (fos_origin_fragment){p->packet, (uint32_t)p->start, (uint32_t)(p->end - p->start)};
+    }
     if (e->ver == 4) {
         uint32_t len = e->header_len + e->total;
         if (len > 65535) len = 0;             /* read back as "to the end of the packet" */
@@ -200,7 +214,7 @@ static int fos_defrag_add(fos_defrag *d, const fos_fragment *f, fos_datagram *ou
         FOS_COUNT(c, ip_fragment_conflict_end);
         return 0;
     }
-    fos_piece seg = {.start = start, .end = end, .ostart = start, .oend = end};
+    fos_piece seg = {.start = start, .end = end, .ostart = start, .oend = end, .packet = f->number};
     if (f->ver == 6) {
         int overlap = 0, differ = 0, same = 0;
         for (fos_piece *p = e->pieces.first; p && p->start < end; p = p->next) {

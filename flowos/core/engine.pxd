@@ -17,7 +17,7 @@ cdef class Attachment:
     cdef int lvl
     cdef uint32_t classes
     cdef bint whole_flow               # scope "flow"
-    cdef object opened, closed, process, process_batch
+    cdef object opened, closed, tick, process, process_batch
     cdef list pool                     # windows to use again
     cdef readonly list errors          # the last exceptions raised, newest last
     cdef dict journals                 # by number of flow: index of its journal in the plan

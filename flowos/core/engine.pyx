@@ -151,7 +151,7 @@ cdef class BaseEngine:
         a.errors = []
         a.journals = {}
         base = getattr(module, "_defaults", ())
-        for name in ("opened", "closed", "process_batch", "process"):
+        for name in ("opened", "closed", "tick", "process_batch", "process"):
             method = getattr(module, name, None)
             if name in base and getattr(method, "__func__", None) is base[name]:
                 method = None                 # not overridden: nobody waits for the call
@@ -159,6 +159,8 @@ cdef class BaseEngine:
                 a.opened = method
             elif name == "closed":
                 a.closed = method
+            elif name == "tick":
+                a.tick = method
             elif name == "process_batch":
                 a.process_batch = method
             else:
@@ -315,6 +317,7 @@ cdef class BaseEngine:
             self._free_units()
             self._lend_rows()
             self._tell_closed()
+            self._tell_time()
         finally:
             self.delivering = False
         return 0
@@ -592,6 +595,21 @@ cdef class BaseEngine:
                 Py_DECREF(<object>decoding)
             fos_conn_free(c, index)
         c.closed.count = 0
+
+    def _tell_time(self):
+        """Tell the modules that want it the time, once a second of capture time."""
+        cdef Attachment a
+        cdef int64_t second = self.core.c.now // 1_000_000_000
+        if not self.core.c.packet_number or second == self.ticked:
+            return
+        self.ticked = second
+        for a in self.attachments:
+            if a.tick is None:
+                continue
+            try:
+                a.tick(self.core.c.now)
+            except Exception as error:
+                self._fault(a, error)
 
     # ---- what can be read -----------------------------------------------------------------
 

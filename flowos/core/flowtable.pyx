@@ -86,7 +86,3 @@ cdef class FlowTable:
                 _fields_of_key(conn, &f)
                 conn.flow = self.classifier.lookup(&f)
         return 0
-
-    def explain(self, frame, in_port=1):
-        """Say which flow a frame would belong to and why: the classifier's account."""
-        return self.classifier.explain(frame, in_port)

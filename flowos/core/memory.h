@@ -75,7 +75,8 @@ typedef struct fos_block {
     uint32_t size;            /* bytes of `data` in use */
     struct fos_block *link;   /* the owner's list */
     uint32_t class;           /* room is 2^(FOS_BLOCK_MIN + class); FOS_BLOCK_CLASSES: its own size */
-    uint32_t spare[3];
+    uint32_t fragments;       /* a joined datagram's: entries behind the bytes (defrag.h) */
+    uint32_t spare[2];
     uint8_t data[];
 } fos_block;
 FOS_ASSERT_SIZE(fos_block, 32);
@@ -105,6 +106,7 @@ static fos_block *fos_block_new(fos_blocks *cache, size_t size) {
     block->refs = 1;
     block->size = (uint32_t)size;
     block->link = NULL;
+    block->fragments = 0;
     return block;
 }
 

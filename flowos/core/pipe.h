@@ -17,9 +17,11 @@ typedef struct fos_pipe_way {
     fos_slot *slots;          /* of the sender's TX ring; written once */
     uint32_t size;            /* of the sender's TX ring; written once */
     uint32_t ended;           /* sender: nothing more will be sent */
-    uint32_t sent __attribute__((aligned(64)));  /* sender, in txsync */
-    uint32_t taken __attribute__((aligned(64))); /* receiver, in rxsync; the sender once `gone` */
+    uint32_t sent;            /* sender, in txsync */
+    uint8_t apart[64];        /* the two threads' cursors never share a cache line */
+    uint32_t taken;           /* receiver, in rxsync; the sender once `gone` */
     uint32_t gone;            /* receiver: it takes nothing more */
+    uint8_t behind[64];
 } fos_pipe_way;
 
 /* Hand the slots below tx->head to the receiver and take back those it is done with.

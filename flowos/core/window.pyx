@@ -6,6 +6,8 @@ read-only views.  A view of a mapped file or of a joined datagram pins its memor
 will be overwritten it is a copy.  After the call that it was lent for, a window or unit raises
 `StaleError` when it is asked for bytes.  The file is long because window and unit share the one way of finding bytes.
 """
+from collections import namedtuple
+
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -20,6 +22,9 @@ from flowos.core.errors import StaleError
 
 KINDS = {FOS_UNIT_DATA: "data", FOS_UNIT_GAP: "gap", FOS_UNIT_SYN: "syn", FOS_UNIT_FIN: "fin", FOS_UNIT_RST: "rst"}
 LEVELS = ("frame", "ip", "transport")
+
+Fragment = namedtuple("Fragment", "packet offset length")
+Fragment.__doc__ = "A fragment of a joined datagram: the number of its packet, where its bytes lie, how many."
 
 cdef object _row = None
 
@@ -167,7 +172,11 @@ cdef class DataUnit:
 
     @property
     def offset(self):
-        """Give the stream offset of the first byte."""
+        """Give the stream offset of the first byte.
+
+        At the levels frame and ip it is that of the transport's first byte, whose record they share;
+        in a flow that has modules at these levels only, it counts the bytes behind the IP headers.
+        """
         return self.u.off
 
     @property
@@ -221,6 +230,23 @@ cdef class DataUnit:
     def reassembled(self):
         """Say whether the datagram came in IP fragments."""
         return self.lvl != LEVEL_DECODER and bool(self.u.flags & FOS_UNIT_REASSEMBLED)
+
+    @property
+    def fragments(self):
+        """List the fragments that a reassembled datagram was joined from: (packet, offset, length) each.
+
+        Offsets count in the datagram's payload; [] for a datagram that came whole.  The frames of
+        the fragments are not kept: the unit at level "frame" is the joined datagram.
+        """
+        cdef fos_block *block
+        cdef fos_origin_fragment *entry
+        cdef uint32_t i
+        if not self.reassembled or self.u.frame == NULL:
+            return []
+        self.alive()
+        block = fos_block_of(self.u.frame)
+        entry = <fos_origin_fragment *>(&block.data[0] + fos_fragments_at(block.size))
+        return [Fragment(entry[i].packet, entry[i].offset, entry[i].len) for i in range(block.fragments)]
 
     @property
     def incomplete(self):

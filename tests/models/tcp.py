@@ -119,8 +119,8 @@ class Direction:
             return False
         if self.origin_from_syn and not packet.flags & ACK:
             return False
-        self.origin, self.origin_from_syn = origin, True
         self.fin = self.acked = None
+        self.begin(origin, from_syn=True)
         return True
 
     def segment(self, packet):
@@ -236,8 +236,6 @@ class Direction:
     def begin(self, origin, from_syn):
         self.origin = origin
         self.origin_from_syn = from_syn
-        if self.last_ack is not None:
-            self.acknowledge(self.last_ack)
 
     def move_offsets(self, by):
         """Count the offsets of what was picked up from another place, `by` bytes further on."""
@@ -277,6 +275,8 @@ class Direction:
         lowest = self.lowest()
         self.move_offsets(lowest)
         self.begin((self.pick_up_base + lowest) & 0xFFFFFFFF, from_syn=False)
+        if self.last_ack is not None:
+            self.acknowledge(self.last_ack)                                     # T10
         self.deliver()
 
     def waits_for_start(self):

@@ -20,7 +20,8 @@ test: $(VENV)/.built $(VENV)/.tested  ## every test, then short rounds under san
 	@scripts/test.sh
 
 bench: $(VENV)/.built $(VENV)/.benched  ## compare with rivals; results in benchmarks/results
-	@scripts/bench.sh
+	@scripts/debian.sh bench
+	@$(BIN)/python benchmarks/run.py $(BENCH)
 
 fuzz: $(VENV)/.made  ## each fuzz harness for FUZZ_SECONDS (default 300)
 	@scripts/debian.sh fuzz

@@ -8,8 +8,8 @@
     defrag     udp, where datagrams came in IP fragments
     http       a module counts responses and body bytes, called with batches of windows
 
-One line of JSON says what was counted, and the CPU time from before the engine was made until it
-was closed.  `--check` adds digests that the measured runs leave out.
+One line of JSON says what was counted, and `inside_ns`, the CPU time from before the engine was
+made until all was counted.  `--check` adds digests that the measured runs leave out.
 """
 import json
 import sys
@@ -120,31 +120,34 @@ class DatagramDigest:
         return {"datagrams_told": self.count, "datagrams_crc": self.crc}
 
 
-def count(mode, path, check=False):
-    """Run one engine over a file; give what was counted."""
-    engine = flowos.Engine()
-    engine.add_port(path)
+def consumers(mode, check):
+    """Make the modules of a mode, and who is told of datagrams (None: nobody)."""
     if mode in ("udp", "transport", "defrag"):
         modules = [PerConnection("transport" if mode == "transport" else "udp")]
     else:
         modules = [{"tcp": PerWindow, "http": PerResponse}[mode]()]
     if check and mode in ("transport", "tcp"):
         modules.append(Digest())
-    answers = list(modules)
-    if check and mode == "defrag":
-        engine.on_datagram = DatagramDigest()
-        answers.append(engine.on_datagram)
+    return modules, DatagramDigest() if check and mode == "defrag" else None
+
+
+def count(mode, path, modules, told):
+    """Run one engine over a file; give what was counted."""
+    engine = flowos.Engine()
+    engine.add_port(path)
+    if told is not None:
+        engine.on_datagram = told
     for module in modules:
         engine.attach(module)
     engine.run()
     result = {"packets": engine.capture.packets}
     if mode == "defrag":
         result["datagrams"] = engine.ip_reassembly["datagrams"]
-    for module in answers:
-        result.update(module.answer())
+    engine.close()
+    for answering in [*modules, told] if told else modules:
+        result.update(answering.answer())
     if mode == "udp":                                   # a row is a packet
         result["bytes"], result["packets_squared"] = result["rows_bytes"], result["rows_squared"]
-    engine.close()
     return result
 
 
@@ -152,8 +155,9 @@ def main():
     arguments = [argument for argument in sys.argv[1:] if argument != "--check"]
     if len(arguments) != 2 or arguments[0] not in ("udp", "transport", "tcp", "defrag", "http"):
         sys.exit("usage: flowos_count.py udp|transport|tcp|defrag|http FILE.pcap [--check]")
+    modules, told = consumers(arguments[0], "--check" in sys.argv)
     begun = time.process_time_ns()
-    result = count(*arguments, check="--check" in sys.argv)
+    result = count(*arguments, modules, told)
     result["inside_ns"] = time.process_time_ns() - begun
     print(json.dumps(result))
 

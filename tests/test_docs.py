@@ -22,6 +22,7 @@ import flowos
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+COMMAND = "from flowos.cli import main; raise SystemExit(main())"
 FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```", re.M | re.S)
 
 
@@ -66,7 +67,9 @@ def test_page_examples(page, tmp_path):
         if info.strip() == "python run":
             exec(compile(code, label, "exec"), names)
         elif info.strip() == "sh run":
-            programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+            (tmp_path / "flowos").write_text(f"#!/bin/sh\nexec {sys.executable} -c '{COMMAND}' \"$@\"\n")
+            (tmp_path / "flowos").chmod(0o755)
+            programs = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
             done = subprocess.run(["bash", "-euc", code], capture_output=True, text=True, timeout=120,
                                   check=False, env={**os.environ, "PATH": programs, "OUT": str(tmp_path)})
             assert done.returncode == 0, f"{label}: {done.stderr}"
@@ -154,6 +157,12 @@ def test_the_docstring_rule_can_fail():
     assert first_line(lambda: 0) == ""
 
 
+def test_no_submodule_hides_a_public_name():
+    for name in MODULES:
+        importlib.import_module(name)
+    assert [name for name in flowos.__all__ if inspect.ismodule(getattr(flowos, name))] == []
+
+
 STUBS = sorted(path for folder in ("flowos", "decoders", "modules") for path in (ROOT / folder).rglob("*.pyi"))
 
 
@@ -176,6 +185,14 @@ def stub_names(body):
     return {name: members for name, members in names.items() if not name.startswith("_")}
 
 
+def set_on_self(item):
+    """Give the attributes that a class's own Python source assigns on `self`; none for a compiled one."""
+    try:
+        return set(re.findall(r"\bself\.([a-z]\w*)\s*=[^=]", inspect.getsource(item)))
+    except (OSError, TypeError):
+        return set()
+
+
 def test_there_is_a_stub_for_the_public_face():
     assert (ROOT / "flowos" / "py.typed").exists()
     assert ROOT / "flowos" / "__init__.pyi" in STUBS
@@ -195,9 +212,10 @@ def test_stubs_declare_what_exists(path):
     for name, members in declared.items():
         item = getattr(module, name)
         if inspect.isclass(item) and members:
-            fields = set(getattr(item, "__annotations__", ()))
+            fields = set(getattr(item, "__annotations__", ())) | set_on_self(item)
             assert members - fields - set(dir(item)) == set(), f"{name}: declared, but not there"
-            own = {member for member in public(item) if not inspect.isclass(vars(item)[member])}
+            own = {member for member in public(item) if not inspect.isclass(vars(item)[member])
+                   and first_line(vars(item)[member]) not in ("", f"{member}: object", f"{member}: dict")}
             inherited = {member for base in item.__mro__[1:] for member in vars(base)}
             assert own - members - inherited == set(), f"{name}: there, but not declared"
 

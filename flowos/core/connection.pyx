@@ -264,7 +264,10 @@ cdef class Direction:
 
     @property
     def gaps(self):
-        """List the gaps closed so far: [(offset, length), …], at most 4,096."""
+        """List the holes closed so far: [(offset, length), …], at most 4,096.
+
+        Bytes that a snap length cut off are gap units too, but are not listed here.
+        """
         return self.connection.gaps(self.number)
 
     def __repr__(self):

@@ -139,7 +139,7 @@ FOS_INLINE void fos_packet(fos_core *core, const fos_pkt *p) {
     }
     int dir = p->dir;
     uint8_t proto = p->key.proto;
-    if (FOS_UNLIKELY((p->tcp_flags & (FOS_TCP_SYN | FOS_TCP_ACK)) == FOS_TCP_SYN) && proto == FOS_PROTO_TCP) {
+    if (FOS_UNLIKELY((p->tcp_flags & (FOS_TCP_SYN | FOS_TCP_ACK | FOS_TCP_RST)) == FOS_TCP_SYN) && proto == FOS_PROTO_TCP) {
         index = fos_packet_syn(core, index, p);
         if (!index) return;
         c = &core->table.conns[index];

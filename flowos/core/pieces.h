@@ -42,11 +42,12 @@ enum { FOS_MET_OVERLAP = 1, FOS_MET_CONFLICT = 2, FOS_MET_NOTHING_NEW = 4, FOS_M
 FOS_INLINE int fos_new_wins(int policy, const fos_piece *old, const fos_piece *seg) {
     if (!seg->data) return 0;
     if (!old->data) return 1;
+    int64_t began = (int64_t)(seg->ostart - old->ostart);  /* a segment may begin before offset 0 */
     switch (policy) {
     case FOS_LAST: return 1;
-    case FOS_LINUX: return seg->ostart <= old->ostart;
-    case FOS_BSD: return seg->ostart < old->ostart;
-    case FOS_WINDOWS: return seg->ostart < old->ostart && seg->oend > old->oend;
+    case FOS_LINUX: return began <= 0;
+    case FOS_BSD: return began < 0;
+    case FOS_WINDOWS: return began < 0 && seg->oend > old->oend;
     default: return 0;
     }
 }
@@ -182,7 +183,7 @@ static int fos_pieces_check(const fos_pieces *list) {
     for (const fos_piece *p = list->first; p; p = p->next) {
         if (p->start >= p->end) return 1;
         if (last && p->start < at) return 2;
-        if (p->start < p->ostart || p->end > p->oend) return 3;
+        if ((int64_t)(p->start - p->ostart) < 0 || p->end > p->oend) return 3;
         at = p->end;
         bytes += p->end - p->start;
         count++;

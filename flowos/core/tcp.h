@@ -80,7 +80,6 @@ static void fos_tcp_try_start(fos_core *core, uint32_t index, fos_conn *c, int d
     const fos_pieces *pieces = &ooo->pieces;
     if (!pieces->first && ooo->fin_piece == FOS_NO_OFFSET) return;
     uint64_t lowest = pieces->first ? pieces->first->start : ooo->fin_piece;
-    if (ooo->fin_piece < lowest) lowest = ooo->fin_piece;
     int go = end;
     int awaited = 0;                          /* the receiver says that it waits for earlier bytes */
     if (h->flags & FOS_HALF_PEER_ACK) {
@@ -92,9 +91,11 @@ static void fos_tcp_try_start(fos_core *core, uint32_t index, fos_conn *c, int d
         go |= pieces->count >= (awaited ? core->limits.reassembly_pieces : core->limits.pickup_pieces);
         go |= pieces->bytes >= (awaited ? core->limits.reassembly_bytes : core->limits.pickup_bytes);
         go |= o->ts - ooo->first_ns >= (awaited ? core->limits.gap_ns : core->limits.pickup_ns);
-        if (ooo->fin_piece != FOS_NO_OFFSET)
-            go |= pieces->last->end >= ooo->fin_piece && pieces->last->end - pieces->first->start == pieces->bytes &&
-                  pieces->first->start == lowest;
+        if (ooo->fin_piece != FOS_NO_OFFSET && ooo->fin_piece > lowest) {
+            uint64_t at = lowest;             /* every byte up to the FIN is here: nothing is to be waited for */
+            for (const fos_piece *p = pieces->first; p && p->start <= at; p = p->next) at = p->end;
+            go |= at >= ooo->fin_piece;
+        }
     }
     if (go) fos_tcp_start(core, index, c, dir, lowest, 0, o);
 }
@@ -213,7 +214,7 @@ FOS_NOINLINE void fos_tcp_fin(fos_core *core, uint32_t index, fos_conn *c, int d
             if (fos_pieces_trim(&h->ooo->pieces, &core->pieces, h->fin)) FOS_COUNT(&core->counters, tcp_beyond_fin);
             core->waiting_bytes -= before - h->ooo->pieces.bytes;
         }
-    } else if (h->fin != (uint64_t)end) {
+    } else if (h->fin == FOS_NO_OFFSET || (int64_t)h->fin != end) {
         FOS_COUNT(&core->counters, tcp_fin_ignored);
     }
     fos_tcp_deliver_fin(core, index, c, dir, o);
@@ -280,6 +281,9 @@ FOS_INLINE void fos_tcp_ack(fos_core *core, uint32_t index, fos_conn *c, int dir
             if (!q->acked_since) q->acked_since = fos_tcp_clock(c);
 }
 
+/* A reset without payload does not touch the streams, whatever other flags it has. */
+FOS_INLINE int fos_bare_reset(const fos_pkt *p) { return (p->tcp_flags & FOS_TCP_RST) && !p->paylen; }
+
 /* SYN, FIN and RST: count, move the state machine.  0: the packet's payload is to be ignored. */
 FOS_NOINLINE int fos_tcp_flags(fos_core *core, uint32_t index, fos_conn *c, int dir, const fos_pkt *p, const fos_origin *o) {
     fos_half *h = fos_half_of(core, index, dir);
@@ -288,7 +292,7 @@ FOS_NOINLINE int fos_tcp_flags(fos_core *core, uint32_t index, fos_conn *c, int 
     if (f & FOS_TCP_SYN) {
         if (h->syn != 0xffff) h->syn++;
         event = f & FOS_TCP_ACK ? FOS_EV_SYNACK : FOS_EV_SYN;
-        taken = fos_tcp_syn(core, index, c, dir, p, o);
+        if (!fos_bare_reset(p)) taken = fos_tcp_syn(core, index, c, dir, p, o);
     }
     if (f & FOS_TCP_FIN) {
         if (h->fin_count != 0xffff) h->fin_count++;
@@ -341,8 +345,8 @@ FOS_INLINE void fos_tcp_packet(fos_core *core, uint32_t index, fos_conn *c, cons
     if (FOS_UNLIKELY(f & (FOS_TCP_SYN | FOS_TCP_FIN | FOS_TCP_RST))) {
         int taken = fos_tcp_control(core, index, c, p);
         if (f & FOS_TCP_SYN) seq++;
-        fin = (f & (FOS_TCP_FIN | FOS_TCP_ACK)) == (FOS_TCP_FIN | FOS_TCP_ACK);
-        if ((f & FOS_TCP_FIN) && !fin) FOS_COUNT(&core->counters, tcp_fin_ignored);
+        fin = (f & (FOS_TCP_FIN | FOS_TCP_ACK)) == (FOS_TCP_FIN | FOS_TCP_ACK) && !fos_bare_reset(p);
+        if ((f & FOS_TCP_FIN) && !fin && !fos_bare_reset(p)) FOS_COUNT(&core->counters, tcp_fin_ignored);
         if (f & FOS_TCP_ACK) fos_tcp_ack(core, index, c, !dir, p);
         if (taken && (p->paylen || fin)) fos_tcp_odd(core, index, c, p, seq, fin);
     } else {

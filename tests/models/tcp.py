@@ -103,15 +103,13 @@ class Direction:
         """Take in a SYN; say False where the packet is to be ignored (T1)."""
         origin = (packet.seq + 1) & 0xFFFFFFFF
         if self.origin is None and not self.buffer:
-            self.begin(origin, from_syn=True)
+            self.origin, self.origin_from_syn = origin, True
             return True
         if self.origin is None:
             ahead = difference(self.pick_up_base + min(self.buffer), origin)
             if not 0 <= ahead <= PICK_UP_HOLE:
                 return False
-            self.move_offsets(difference(origin, self.pick_up_base))
-            self.begin(origin, from_syn=True)
-            self.deliver()
+            self.begin_picked_up(difference(origin, self.pick_up_base), from_syn=True)
             return True
         if origin == self.origin:
             return True
@@ -119,8 +117,8 @@ class Direction:
             return False
         if self.origin_from_syn and not packet.flags & ACK:
             return False
+        self.origin, self.origin_from_syn = origin, True
         self.fin = self.acked = None
-        self.begin(origin, from_syn=True)
         return True
 
     def segment(self, packet):
@@ -145,9 +143,6 @@ class Direction:
         if self.pick_up_base is None:
             self.pick_up_base = seq
         offset = difference(seq, self.pick_up_base)
-        if abs(offset) > WINDOW:
-            self.count("tcp_out_of_window")
-            return
         if has_fin and self.pick_up_fin is None:
             self.pick_up_fin = offset + packet.length
         if packet.length:
@@ -191,7 +186,7 @@ class Direction:
                        (self.segments, part), offset, offset + packet.length, packet.ts)
             if old is None or (old.value is None and captured):
                 self.put(position, new)                                         # T4
-            elif old.value is not None and captured:
+            elif captured:
                 overlap = True
                 conflict = conflict or old.value != new.value
                 if new_wins(self.config.policy, new, old):
@@ -233,16 +228,17 @@ class Direction:
         """Give a sequence number's offset: of those it may mean, the one nearest to `next`."""
         return self.next + difference(seq, (self.origin + self.next) & 0xFFFFFFFF)
 
-    def begin(self, origin, from_syn):
-        self.origin = origin
+    def begin_picked_up(self, at, from_syn):
+        """Begin the stream at `at`, counted from the first segment that was picked up."""
+        self.origin = (self.pick_up_base + at) & 0xFFFFFFFF
         self.origin_from_syn = from_syn
-
-    def move_offsets(self, by):
-        """Count the offsets of what was picked up from another place, `by` bytes further on."""
-        self.buffer = {position - by: byte._replace(start=byte.start - by, end=byte.end - by)
+        self.buffer = {position - at: byte._replace(start=byte.start - at, end=byte.end - at)
                        for position, byte in self.buffer.items()}
         if self.pick_up_fin is not None:
-            self.finish_at(self.pick_up_fin - by)
+            self.finish_at(self.pick_up_fin - at)
+        if self.last_ack is not None:
+            self.acknowledge(self.last_ack)                                     # T10
+        self.deliver()
 
     def lowest(self):
         """Give the lowest offset picked up; a FIN alone counts as well."""
@@ -251,7 +247,8 @@ class Direction:
     def try_to_begin(self, now):
         """Begin a stream that was picked up midway, if its first byte is known well enough (T2)."""
         if self.waits_for_start() and self.start_is_known(now):
-            self.pick_up_begins()
+            self.count("tcp_picked_up")
+            self.begin_picked_up(self.lowest(), from_syn=False)
 
     def start_is_known(self, now):
         lowest, fin = self.lowest(), self.pick_up_fin
@@ -269,15 +266,6 @@ class Direction:
             return True                                                         # (d)
         return len(self.buffer) >= most_bytes or now - self.pick_up_since >= patience \
             or len(self.pieces()) >= most_pieces                                # (c), (f)
-
-    def pick_up_begins(self):
-        self.count("tcp_picked_up")
-        lowest = self.lowest()
-        self.move_offsets(lowest)
-        self.begin((self.pick_up_base + lowest) & 0xFFFFFFFF, from_syn=False)
-        if self.last_ack is not None:
-            self.acknowledge(self.last_ack)                                     # T10
-        self.deliver()
 
     def waits_for_start(self):
         return self.origin is None and (self.buffer or self.pick_up_fin is not None)
@@ -378,7 +366,8 @@ class Direction:
     def end(self):
         """Deliver everything that is left: the connection is over (T9 d, T11)."""
         if self.waits_for_start():
-            self.pick_up_begins()
+            self.count("tcp_picked_up")
+            self.begin_picked_up(self.lowest(), from_syn=False)
         while self.buffer:
             self.close_hole(min(self.buffer), "end")
         if self.fin is not None and self.next < self.fin:

@@ -236,8 +236,11 @@ def a_fin_below_is_no_reason_to_begin():
 
 @vector()
 def far_from_what_was_picked_up():
-    talk = Talk().a(0, b"abc", ack=50).a((1 << 30) + 1, b"x", ack=50).a(-(1 << 30) - 1, b"y", ack=50)
-    return talk, whole(b"abc"), [], {"tcp_out_of_window": 2}
+    far = (1 << 30) + 1
+    talk = Talk().a(0, b"abc", ack=50).a(far, b"x", ack=50).a(-far, b"y", ack=50)
+    items = [("data", 0, b"y"), ("gap", 1, far - 1), ("data", far, b"abc"), ("gap", far + 3, far - 3),
+             ("data", 2 * far, b"x")]
+    return talk, items, [], {"tcp_gaps": 2}
 
 
 @vector("bsd")

@@ -75,7 +75,8 @@ def build(directory, say):
 def glib():
     """Give what compiling with GLib takes."""
     try:
-        result = subprocess.run(["pkg-config", "--cflags", "--libs", "glib-2.0"], capture_output=True, text=True, check=False)
+        result = subprocess.run(["pkg-config", "--cflags", "--libs", "glib-2.0"], capture_output=True, text=True,
+                                check=False)
     except FileNotFoundError:
         return ["-lglib-2.0"]
     return result.stdout.split() or ["-lglib-2.0"]

@@ -363,7 +363,8 @@ static void report(const char *mode, bool check)
     printf("{\"packets\": %" PRIu64 ", \"touched\": %" PRIu64, packets, touched);
     if (!strcmp(mode, "flow") || !strcmp(mode, "tcp")) printf(", \"connections\": %" PRIu32, record_count - 1);
     if (!strcmp(mode, "tcp")) printf(", \"stream_bytes\": %" PRIu64 ", \"windows\": %" PRIu64, stream_bytes, windows);
-    if (!strcmp(mode, "defrag")) printf(", \"datagrams\": %" PRIu64 ", \"datagram_bytes\": %" PRIu64, datagrams, datagram_bytes);
+    if (!strcmp(mode, "defrag"))
+        printf(", \"datagrams\": %" PRIu64 ", \"datagram_bytes\": %" PRIu64, datagrams, datagram_bytes);
     if (check && !strcmp(mode, "defrag")) printf(", \"datagrams_crc\": %" PRIu64, digest);
     else if (check) {
         uint64_t squared = 0, bytes = 0, crcs = 0;
@@ -372,7 +373,8 @@ static void report(const char *mode, bool check)
             bytes += records[i].bytes;
             crcs += (uint64_t)records[i].halves[0].crc + records[i].halves[1].crc;
         }
-        printf(", \"packets_squared\": %" PRIu64 ", \"bytes\": %" PRIu64 ", \"streams_crc\": %" PRIu64, squared, bytes, crcs);
+        printf(", \"packets_squared\": %" PRIu64 ", \"bytes\": %" PRIu64 ", \"streams_crc\": %" PRIu64,
+               squared, bytes, crcs);
     }
     printf("}\n");
 }
@@ -392,7 +394,10 @@ int main(int argc, char **argv)
     if (fd < 0 || fstat(fd, &info)) { perror(argv[2]); return 1; }
     const uint8_t *file = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE | MAP_POPULATE, fd, 0);
     if (file == MAP_FAILED || info.st_size < 24) { perror(argv[2]); return 1; }
-    if (LOAD(uint32_t, file) != 0xA1B2C3D4u) { fprintf(stderr, "%s: expected little-endian pcap in microseconds\n", argv[2]); return 1; }
+    if (LOAD(uint32_t, file) != 0xA1B2C3D4u) {
+        fprintf(stderr, "%s: expected little-endian pcap in microseconds\n", argv[2]);
+        return 1;
+    }
     records = reserve(sizeof(record) << 24);
     grow_index(1 << 16);
     const uint8_t *p = file + 24, *end = file + info.st_size;

@@ -29,6 +29,7 @@ def samples(command, times):
     with tempfile.TemporaryDirectory() as directory:
         data = str(Path(directory, "perf.data"))
         for _ in range(times):
+            measure.touch(512 << 20)
             subprocess.run(["perf", "record", "-q", "-e", "cpu-clock", "-F", str(FREQUENCY), "-o", data, *command],
                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=True)
             output = subprocess.run(["perf", "script", "-i", data, "-F", "ip,sym,dso"], capture_output=True, text=True,
@@ -36,7 +37,7 @@ def samples(command, times):
             for line in output.splitlines():
                 parts = re.match(r"\s*[0-9a-f]+ (.*) \((.*)\)$", line)
                 if parts:
-                    counts[parts[2].rsplit("/", 1)[-1].split(".")[0], parts[1]] += 1
+                    counts[parts[2].rsplit("/", 1)[-1].strip("[]").split(".")[0], parts[1]] += 1
     return counts
 
 
@@ -52,6 +53,7 @@ def main():
         sys.exit("hotspots.py: perf is not installed")
     if not found("flowos"):                             # compiled in place, not installed
         os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     made = traces.ensure(arguments.traces, arguments.scale, arguments.only or traces.NAMES)
     measure.warm([path for path, _ in made.values()])
     for claim in CLAIMS:

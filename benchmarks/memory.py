@@ -151,7 +151,8 @@ def main():
             print(f"WRONG ANSWER: {what}")
 
     description = measure.host()
-    directory = arguments.results or ROOT / ("build/benchmarks" if arguments.quick or arguments.run else "benchmarks/results")
+    partial = arguments.quick or arguments.run
+    directory = arguments.results or ROOT / ("build/benchmarks" if partial else "benchmarks/results")
     directory.mkdir(parents=True, exist_ok=True)
     kind = "memory-inspect" if arguments.inspect else "memory"
     base = directory / f"{datetime.date.today().isoformat()}-{measure.host_kind(description)}-{kind}"

@@ -41,14 +41,15 @@ def markdown(result, plots):
         f"MB/s are frame bytes per second of CPU time. Load before {result['load'][0]:.1f}, after {result['load'][1]:.1f}; "
         f"the hypervisor took {result['steal']:.1f} s.", ""]
     lines += [f"![{title}]({name})" for title, name in plots]
-    lines += ["", "| trace | what is counted | FlowOS, ns/packet | inside | floor | ratio | aim |", "|---|---|---|---|---|---|---|"]
+    lines += ["", "| trace | what is counted | FlowOS, ns/packet | inside | floor | ratio | aim |",
+              "|---|---|---|---|---|---|---|"]
     table = by_trace(result)
     for claim in CLAIMS:
         runs = table.get(claim.trace, {})
         if FLOWOS in runs and FLOOR in runs:
             mine, floor = runs[FLOWOS], runs[FLOOR]
-            lines.append(f"| {claim.trace} | {claim.text} | {mine['ns_min']:.1f} / {mine['ns_median']:.1f} | {mine['ns_inside']:.1f} | "
-                         f"{floor['ns_min']:.1f} / {floor['ns_median']:.1f} | {mine['ns_min'] / floor['ns_min']:.2f} / "
+            lines.append(f"| {claim.trace} | {claim.text} | {mine['ns_min']:.1f} / {mine['ns_median']:.1f} | "
+                         f"{mine['ns_inside']:.1f} | {floor['ns_min']:.1f} / {floor['ns_median']:.1f} | {mine['ns_min'] / floor['ns_min']:.2f} / "
                          f"{mine['ns_median'] / floor['ns_median']:.2f} | {claim.aim} |")
     for trace, runs in table.items():
         truth = result["traces"][trace]
@@ -84,7 +85,8 @@ def plot(result, path):
     figure, rows = pyplot.subplots(len(table), figsize=(7.5, 0.5 + 1.5 * len(table)), squeeze=False, layout="constrained")
     for (trace, runs), axes in zip(table.items(), rows[:, 0]):
         ordered = sorted(runs.items(), key=lambda item: -item[1]["ns_min"])
-        colours = ["#1b6ca8" if name.startswith(FLOWOS) else "#777777" if name == FLOOR else "#d9a441" for name, _ in ordered]
+        colours = ["#1b6ca8" if name.startswith(FLOWOS) else "#777777" if name == FLOOR else "#d9a441"
+                   for name, _ in ordered]
         values = [max(entry["ns_min"], 0.1) for _, entry in ordered]
         bars = axes.barh([name for name, _ in ordered], values, color=colours)
         axes.bar_label(bars, [f"{value:,.0f}" for value in values], padding=2)

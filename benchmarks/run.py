@@ -26,6 +26,7 @@ from contestants import CLAIMS, FLOOR, FLOWOS, build, contestants, differences, 
 
 ROOT = Path(__file__).resolve().parent.parent
 SLOW_ROUNDS = 3
+FIRST_TOUCH = 512 << 20                                 # bytes made ready before a first run, whose need is unknown
 
 
 def read_arguments():
@@ -65,8 +66,9 @@ class Series:
     def round(self):
         """Run it once on what it is measured on and once on one packet."""
         command = self.contestant.command
-        self.starts.append(measure.run([*command, self.one]))
-        self.runs.append(measure.run([*command, self.path]))
+        for path, runs in ((self.one, self.starts), (self.path, self.runs)):
+            measure.touch(max([run.peak * 5 // 4 for run in runs], default=FIRST_TOUCH))
+            runs.append(measure.run([*command, path]))
 
     def entry(self):
         """Give what is kept of the runs.
@@ -75,16 +77,25 @@ class Series:
         that times itself found for its work, imports and exit left out.
         """
         cpu, start = [run.cpu for run in self.runs], [run.cpu for run in self.starts]
-        answer, (packets, size) = self.runs[-1].answer, self.size
-        unsure = statistics.median(start) - min(start)
+        packets, size = self.size
         least, median = min(cpu) - min(start), statistics.median(cpu) - statistics.median(start)
         inside = [run.answer.pop("inside_ns", 0) for run in self.runs]
+        answer = self.runs[-1].answer
         return {"trace": self.contestant.trace, "contestant": self.contestant.name, "note": self.contestant.note,
                 "packets": packets, "ns_min": least / packets * 1e9, "ns_median": median / packets * 1e9,
-                "ns_unsure": unsure / packets * 1e9,
+                "ns_unsure": (statistics.median(start) - min(start)) / packets * 1e9,
+                "ns_inside": min(inside) / packets if all(inside) else None,
                 "mb_per_s": size / max(least, 1e-9) / 1e6, "startup_ms": min(start) * 1e3,
-                "ns_inside": min(inside) / packets if all(inside) else None, "wall_min_s": min(run.wall for run in self.runs), "peak": max(run.peak for run in self.runs),
-                "cpu_s": cpu, "startup_s": start, "answer": answer, "differs": differences(answer, self.truth)}
+                "wall_min_s": min(run.wall for run in self.runs), "peak": max(run.peak for run in self.runs),
+                "cpu_s": cpu, "system_s": [run.system for run in self.runs], "startup_s": start,
+                "answer": answer, "differs": differences(answer, self.truth)}
+
+
+def give_up(contestant, error, say):
+    """Leave a rival out that failed, and say so; a failure of FlowOS or of the floor ends the run."""
+    if contestant.name.startswith((FLOWOS, FLOOR)):
+        raise error
+    say(f"skipped: {contestant.name} on {contestant.trace}: {str(error).splitlines()[-1]}")
 
 
 def prepare(everybody, made, built, say):
@@ -100,9 +111,7 @@ def prepare(everybody, made, built, say):
         try:
             measure.run([*contestant.command, one.one])
         except RuntimeError as error:
-            if contestant.name in (FLOWOS, FLOOR):
-                raise
-            say(f"skipped: {contestant.name} on {contestant.trace}: {str(error).splitlines()[-1]}")
+            give_up(contestant, error, say)
             continue
         series.append(one)
     return series
@@ -130,8 +139,9 @@ def micro(target):
     if importlib.util.find_spec("pytest_benchmark") is None:
         print("skipped: the small benchmarks: pytest-benchmark is not installed")
         return 0
-    status = subprocess.run([sys.executable, "-m", "pytest", "-q", ROOT / "benchmarks", "--benchmark-columns=min,median,rounds",
-                             "--benchmark-max-time=0.5", f"--benchmark-json={target}"], check=False, cwd=ROOT).returncode
+    command = [sys.executable, "-m", "pytest", "-q", ROOT / "benchmarks", "--benchmark-columns=min,median,rounds",
+               "--benchmark-max-time=0.5", f"--benchmark-json={target}"]
+    status = subprocess.run(command, check=False, cwd=ROOT).returncode
     figures = json.loads(target.read_text() or "{}") if target.exists() else {}
     kept = [{"name": one["name"], "params": one["params"], **one["extra_info"],
              **{f"{key}_s": one["stats"][key] for key in ("min", "median", "stddev")}, "rounds": one["stats"]["rounds"]}
@@ -153,6 +163,7 @@ def main():
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     if not importable("flowos", say):
         return 1
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"            # NumPy's idle threads spin: noise
     built = build(ROOT / "build" / "benchmarks", say)
     names = arguments.only or [claim.trace for claim in CLAIMS]
     made = traces.ensure(arguments.traces, arguments.scale, names, say)
@@ -164,9 +175,13 @@ def main():
     load, stolen = os.getloadavg()[0], measure.steal()
     for number in range(arguments.rounds):
         say(f"round {number + 1} of {arguments.rounds}")
-        for one in series:
+        for one in list(series):
             if number < SLOW_ROUNDS or not one.contestant.slow:
-                one.round()
+                try:
+                    one.round()
+                except RuntimeError as error:
+                    give_up(one.contestant, error, say)
+                    series.remove(one)
 
     description = measure.host()
     result = {"date": datetime.date.today().isoformat(), "host": description, "scale": arguments.scale,

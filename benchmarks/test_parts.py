@@ -100,7 +100,8 @@ def test_window_delivery(benchmark, tmp_path):
     opening["flags"], opening["seq"], opening["length"] = frames.SYN, 999, 0
     packets["time"] += 2000
     path = tmp_path / "small.pcap"
-    path.write_bytes(frames.file_header() + frames.assemble(np.concatenate([opening, packets]), np.zeros(256, np.uint8)).tobytes())
+    records = frames.assemble(np.concatenate([opening, packets]), np.zeros(256, np.uint8))
+    path.write_bytes(frames.file_header() + records.tobytes())
 
     class Count(flowos.Module):
         protocol, bytes = "tcp", 0

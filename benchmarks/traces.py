@@ -47,7 +47,8 @@ def generator_digest():
 
 def generate(name, scale, path):
     """Write one trace in a process of its own, whose memory goes with it; give the truth."""
-    made = subprocess.run([sys.executable, HERE / "generators.py", name, repr(scale), path], stdout=subprocess.PIPE, check=True)
+    made = subprocess.run([sys.executable, HERE / "generators.py", name, repr(scale), path],
+                          stdout=subprocess.PIPE, check=True)
     return json.loads(made.stdout)
 
 

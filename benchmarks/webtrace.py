@@ -90,7 +90,8 @@ def messages(rng, sizes, connections, truth):
 
     for number, (connection, size) in enumerate(zip(owner.tolist(), sizes.tolist())):
         add(connection, 0, b"GET /%s/%d HTTP/1.1\r\nHost: www%d.example.net\r\n%sCookie: session=%s\r\n\r\n" % (
-            (b"static", b"api/v1", b"img", b"news")[number % 4], number, connection % 50, _AGENT, rng.bytes(16).hex().encode()))
+            (b"static", b"api/v1", b"img", b"news")[number % 4], number, connection % 50, _AGENT,
+            rng.bytes(16).hex().encode()))
         body, media = bodies.draw(size)
         head = b"HTTP/1.1 200 OK\r\nServer: example\r\nDate: Tue, 14 Nov 2023 22:13:20 GMT\r\nContent-Type: %s\r\n" % media
         if rng.random() < 0.4:

@@ -22,12 +22,12 @@ from flowos.core.journal import FlowWindow
 from flowos.engine import Engine, Flow
 from flowos.module import RDONLY, RDWR, Module
 from flowos.pull import Reader, open
-from flowos.registry import decoders, get_decoder, register_decoder, unregister_decoder
+from flowos.registry import all_decoders, get_decoder, register_decoder, unregister_decoder
 
 __all__ = [
     "CaptureError", "Config", "Connection", "DataUnit", "DecoderError", "Direction", "Endpoint", "Engine", "Flow",
     "FlowOSError", "FlowWindow", "LimitError", "Module", "Pointer", "RDONLY", "RDWR", "ROW", "Reader", "StaleError",
-    "UsageError", "Window", "__version__", "decoders", "get_decoder", "open", "register_decoder", "unregister_decoder",
+    "UsageError", "Window", "__version__", "all_decoders", "get_decoder", "open", "register_decoder", "unregister_decoder",
 ]
 
 

@@ -5,8 +5,10 @@ from flowos.config import Config
 from flowos.core.engine import BaseEngine
 from flowos.core.errors import UsageError
 from flowos.core.ports import merge_ports, open_port
-from flowos.registry import decoders, get_decoder
+from flowos.module import RDONLY
+from flowos.registry import all_decoders, get_decoder
 
+_NEEDED = ("protocol", "scope", "mode", "start", "stop")
 _LEVELS = frozenset(("frame", "ip", "transport", "tcp", "udp", "sctp", "icmp"))
 
 Capture = namedtuple("Capture", "packets bytes truncated linktypes first_ns last_ns")
@@ -56,17 +58,22 @@ class Engine(BaseEngine):
         self._classifier = None
 
     def __new__(cls, config=None):
-        return super().__new__(cls, config or Config())
+        if config is not None and not isinstance(config, Config):
+            raise UsageError(f"an engine is made with a flowos.Config, not with {config!r}")
+        return super().__new__(cls, Config() if config is None else config)
 
     # ---- ports ----------------------------------------------------------------------------
 
     def add_port(self, spec):
-        """Add an input: a path, "-" for standard input, or a `Port`; several are merged by time."""
-        if self.packets:
+        """Add an input: a path, "-" for standard input, or a `Port`; several are merged by time.
+
+        The port is the engine's from then on: `close` closes it.
+        """
+        if self.packets or self.finished:
             raise UsageError("ports are added before the first packet is taken")
         port = open_port(spec)
+        self._set_port(merge_ports([*self._inputs, port]) if self._inputs else port)
         self._inputs.append(port)
-        self._set_port(port if len(self._inputs) == 1 else merge_ports(self._inputs))
 
     # ---- flows ----------------------------------------------------------------------------
 
@@ -78,24 +85,31 @@ class Engine(BaseEngine):
         """
         from flowos.core.match import Match
 
+        if not name or not isinstance(name, str):
+            raise UsageError(f"a flow is named by a text, not by {name!r}")
         if name in self._flows:
             raise UsageError(f"flow {name!r} exists already")
         parsed = match if isinstance(match, Match) else Match.parse(match)
+        self._deliver("create_flow()")
         flow = Flow(self, name, parsed, priority, self._add_flow(name))
+        try:
+            self._match_flow(flow.match, priority, flow.number)
+        except UsageError:                    # a priority out of range
+            self._drop_flow(flow.number)
+            raise
         self._flows[name] = flow
-        self._match_flow(flow.match, priority, flow.number)
         return flow
 
     def delete_flow(self, flow):
         """Delete a flow, detaching its modules; its connections are decided anew (D3.2, DeleteFlow)."""
-        flow = self.find_flow(flow) if isinstance(flow, str) else flow
-        if flow is None or self._flows.get(flow.name) is not flow:
-            raise UsageError(f"there is no flow {flow!r}")
-        for attachment in [a for a in self._modules if a.flow == flow.number]:
-            self.detach(attachment)
+        flow = self._flow_of(flow)
+        self._deliver("delete_flow()")
         del self._flows[flow.name]
-        self._unmatch_flow(flow.number)
-        self._name_flow(flow.number, None)
+        try:
+            self._detach_all([a for a in self._modules if a.flow == flow.number])
+        finally:
+            self._unmatch_flow(flow.number)
+            self._drop_flow(flow.number)
 
     def find_flow(self, name):
         """Give the flow of this name, or None (D3.2, FindFlowByName)."""
@@ -107,7 +121,7 @@ class Engine(BaseEngine):
         Every table of the classifier is shown with what it compared, and why the other flows lost.
         UsageError: there are no flows.
         """
-        if self._flow_table is None:
+        if not self._flows:
             raise UsageError("explain: there are no flows; create_flow makes one")
         names = {flow.number: flow.name for flow in self._flows.values()}
         return str(self._flow_table.classifier.explain(bytes(frame), in_port, names))
@@ -117,39 +131,79 @@ class Engine(BaseEngine):
         """List the flows, oldest first."""
         return list(self._flows.values())
 
+    def _flow_of(self, flow):
+        """Give the flow of a name, or the flow itself; UsageError when this engine has no such flow."""
+        found = self.find_flow(flow) if isinstance(flow, str) else flow
+        if not isinstance(found, Flow) or self._flows.get(found.name) is not found:
+            raise UsageError(f"there is no flow {flow!r}; the flows are: {', '.join(self._flows) or 'none'}")
+        return found
+
+    def packet_to_flow(self, frame, in_port=1):
+        """Give the flow that a connection would belong to if this Ethernet frame were its first packet, or None.
+
+        `in_port` counts the engine's ports from 1.  D3.2, PacketToFlow.
+        """
+        number = self._flow_table.classifier.find(bytes(frame), in_port) if self._flows else 0
+        return next((flow for flow in self.flows if flow.number == number), None)
+
     # ---- modules --------------------------------------------------------------------------
 
     def attach(self, module, flow=None, order=None):
         """Attach a module to a flow by name or object; None: to all traffic (D3.2, AttachModule).
 
-        Without `order` it goes last.  Returns the attachment, which `detach` takes.
+        Without `order` it goes last.  Returns the attachment, which `detach` takes.  A module that is
+        attached while packets run is given what comes from then on; from within a module's call, what
+        the next delivery brings.
         """
         if flow is not None:
-            found = self.find_flow(flow) if isinstance(flow, str) else flow
-            if found is None or self._flows.get(found.name) is not found:
-                names = ", ".join(self._flows) or "none"
-                raise UsageError(f"there is no flow {flow!r}; the flows are: {names}")
-            flow = found
+            flow = self._flow_of(flow)
+        if isinstance(module, type) or not all(hasattr(module, name) for name in _NEEDED):
+            raise UsageError(f"{module!r} cannot be attached: expected an instance of a flowos.Module")
+        if module.mode != RDONLY:
+            raise UsageError(f"{type(module).__name__}: mode {module.mode!r}: windows are read-only, expected {RDONLY!r}")
         if module.protocol not in _LEVELS or self.config.detect:
             self._load_decoders(module.protocol)
         if order is None:
             order = 1 + max((a.order for a in self._modules), default=0)
         attachment = self._attach(module, None if flow is None else flow.number, order)
         self._modules.append(attachment)
-        module.start(flow)
+        try:
+            module.start(flow)
+        except BaseException:                 # it never began: take it off again, without `stop`
+            if attachment in self._modules:
+                self._modules.remove(attachment)
+                self._detach(attachment)
+            raise
         return attachment
 
     def detach(self, attachment):
-        """Take a module off its flow: what it was lent is done with (D3.2, DetachModule)."""
+        """Take a module off its flow (D3.2, DetachModule).
+
+        It is given what came so far, unless it is detached from within a module's call: then it is
+        not called any more, but for `stop`.
+        """
         if attachment not in self._modules:
             raise UsageError(f"{attachment!r} is not attached to this engine")
-        self._detach(attachment)
         self._modules.remove(attachment)
-        attachment.module.stop()
+        try:
+            self._detach(attachment)
+        finally:
+            attachment.module.stop()
+
+    def _detach_all(self, attachments):
+        """Detach several, whatever they raise; the first error is raised in the end."""
+        errors = []
+        for attachment in attachments:
+            try:
+                self.detach(attachment)
+            except BaseException as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     def _load_decoders(self, protocol):
         if self.config.detect:
-            self._set_decoders(decoders())
+            self._set_decoders(all_decoders())
         elif protocol not in self.decoder_names:
             decoder = get_decoder(protocol)
             if decoder is not None:
@@ -158,18 +212,30 @@ class Engine(BaseEngine):
     # ---- running --------------------------------------------------------------------------
 
     def run(self):
-        """Run until every port has ended and all data was delivered; Ctrl-C leaves what was done."""
+        """Run until every port has ended and all data was delivered; Ctrl-C leaves what was done.
+
+        What a module raises is raised here, once the delivery under way is complete: running on loses
+        and repeats nothing.  With `Config.isolate` it is kept in the attachment's `errors` instead.
+        """
         if self.config.detect:
             self._load_decoders(None)
         while self.step():
             pass
 
     def close(self):
-        """End every connection, deliver what is left, and tell the modules to stop."""
-        if self.packets:
+        """End every connection, deliver what is left, tell the modules to stop, close the ports.
+
+        Closing twice is harmless.  Whatever modules raise, all of this is done.
+        """
+        self._idle("close()")
+        try:
             self.finish()
-        while self._modules:
-            self.detach(self._modules[0])
+        finally:
+            try:
+                self._detach_all(list(self._modules))
+            finally:
+                while self._inputs:
+                    self._inputs.pop().close()
 
     def __enter__(self):
         return self
@@ -210,6 +276,6 @@ def _datagram_teller(callback):
 def _ip6_payload(packet):
     """Where the part of an IPv6 datagram that was fragmented begins: behind the per-fragment headers."""
     at, kind = 40, packet[6]
-    while kind in (0, 43):
+    while kind in (0, 43) and at + 8 <= len(packet):
         kind, at = packet[at], at + 8 + 8 * packet[at + 1]
     return at

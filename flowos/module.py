@@ -40,7 +40,10 @@ class Module:
         """Hear that a connection ended: "fin", "rst", "timeout", "evicted", "reused" or "end"."""
 
     def tick(self, now):
-        """Hear the time, about once a second of capture time: `now` in ns since the epoch."""
+        """Hear that capture time reached `now`, a full second in ns since the epoch.
+
+        What came before was delivered; where a capture is silent for longer there is one call.
+        """
 
     def stop(self):
         """Hear that the module was detached or the engine closed."""

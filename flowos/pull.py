@@ -4,8 +4,9 @@
         request = connection.a_to_b.read()
 
 The engine runs only as far as the reader asks.  Bytes of connections that wait to be read are
-kept in memory up to `memory`, then in a temporary file without a name; those of connections
-whose handle was dropped are let go.  So memory is bounded, and no byte is lost.
+kept in memory up to `memory`, then in a temporary file without a name; those of streams to which
+nobody refers any more are let go.  So memory is bounded but for the handles of connections that
+began and were not asked for yet, and no byte is lost.
 """
 import tempfile
 import weakref
@@ -16,6 +17,7 @@ from flowos.core.errors import UsageError
 from flowos.engine import Engine
 from flowos.module import Module
 
+GAPS_KEPT = 4096
 COLUMNS = (
     "id", "proto", "a_addr", "a_port", "b_addr", "b_port", "depth", "flow", "state", "first_ns", "last_ns",
     "a_to_b_packets", "a_to_b_bytes", "a_to_b_payload_bytes", "a_to_b_stream_bytes", "a_to_b_syn", "a_to_b_fin",
@@ -29,7 +31,8 @@ class _Store:
 
     def __init__(self, memory):
         self.memory = memory
-        self.held = 0
+        self.held = 0                     # bytes that wait in memory
+        self.filed = 0                    # ... and in the file
         self.file = None
         self.end = 0
 
@@ -44,113 +47,134 @@ class _Store:
         self.file.write(data)
         where = (self.end, len(data))
         self.end += len(data)
+        self.filed += len(data)
         return where
 
     def take(self, kept):
-        if isinstance(kept, bytes):
-            self.held -= len(kept)
-            return kept
-        self.file.seek(kept[0])
-        return self.file.read(kept[1])
+        """Give back bytes that were put."""
+        data = kept
+        if not isinstance(kept, bytes):
+            self.file.seek(kept[0])
+            data = self.file.read(kept[1])
+        self.drop(kept)
+        return data
 
     def drop(self, kept):
+        """Forget bytes that were put; when none are left in the file, it begins anew."""
         if isinstance(kept, bytes):
             self.held -= len(kept)
+            return
+        self.filed -= kept[1]
+        if self.filed == 0 and self.file is not None:
+            self.file.truncate(0)
+            self.end = 0
 
     def close(self):
+        """Give up the file and all that is in it."""
         if self.file is not None:
             self.file.close()
+            self.file = None
+
+    __del__ = close
 
 
 class Stream:
     """Read one direction of a connection: bytes in order, each once; gaps are left out and listed.
 
-    Counters of the direction (`packets`, `bytes`, `payload_bytes`, …) are attributes too.
+    Counters of the direction (`packets`, `bytes`, `payload_bytes`, …) are attributes too.  `ended` says
+    that nothing more will come; `gaps` lists (offset, length) of bytes that the capture lacks, at
+    most 4,096 of them.
     """
 
-    def __init__(self, reader, direction, store):
+    def __init__(self, reader, direction):
+        self.gaps = []
+        self.ended = False
         self._reader = reader
         self._counters = direction
-        self._store = store
         self._kept = deque()
-        self._size = 0
-        self.gaps = []                    # (offset, length) of bytes that the capture lacks
-        self.ended = False                # nothing more will come
+        self._piece = memoryview(b"")     # what is left of the piece in hand
+        self._size = 0                    # bytes that wait, those in hand included
 
     def __getattr__(self, name):
+        if name.startswith("_"):
+            raise AttributeError(name)
         return getattr(self._counters, name)
 
+    def __repr__(self):
+        return f"<Stream {self._counters!r}, {self._size} bytes wait{', ended' if self.ended else ''}>"
+
+    def __del__(self):
+        while self._kept:
+            self._reader._store.drop(self._kept.popleft())
+
     def _put(self, window):
-        if window.length:
-            data = window.data
-            if len(data):
-                self._kept.append(self._store.put(data))
-                self._size += len(data)
-            if len(data) != window.length:
-                self.gaps += [(unit.offset, unit.length) for unit in window.units if unit.kind == "gap"]
+        data = window.data
+        if len(data):
+            self._kept.append(self._reader._store.put(data))
+            self._size += len(data)
+        if len(data) != window.length and len(self.gaps) < GAPS_KEPT:
+            self.gaps += [(unit.offset, unit.length) for unit in window.units if unit.kind == "gap"]
         if window.complete:
             self.ended = True
 
-    def _drop(self):
-        while self._kept:
-            self._store.drop(self._kept.popleft())
-        self._size = 0
+    def _next(self):
+        """Give the next piece; an empty one at the end."""
+        piece, self._piece = self._piece, memoryview(b"")
+        while not len(piece) and self._wait(1):
+            piece = memoryview(self._reader._store.take(self._kept.popleft()))
+        self._size -= len(piece)
+        return piece
+
+    def _wait(self, n):
+        """Run the engine until n bytes wait (all, when n is negative) or no more will come; say whether any do."""
+        self._reader._check_open()
+        while not self.ended and (n < 0 or self._size < n) and self._reader._advance():
+            pass
+        return self._size > 0
 
     def read(self, n=-1):
-        """Give the next n bytes, fewer only at the end; all that is left when n is negative.
+        """Give the next n bytes, fewer only at the end; all that is left when n is negative or None.
 
-        Runs the engine as far as that needs.  b"" at the end of the stream.
+        Runs the engine as far as that needs.  b"" at the end of the stream.  UsageError: the reader was
+        closed.
         """
-        while not self.ended and (n < 0 or self._size < n):
-            if not self._reader._advance():
-                break
+        n = -1 if n is None else n
+        self._wait(n)
         parts, left = [], self._size if n < 0 else min(n, self._size)
-        self._size -= left
         while left:
-            data = self._store.take(self._kept.popleft())
-            if len(data) > left:
-                self._kept.appendleft(self._store.put(data[left:]))
-                data = data[:left]
-            parts.append(data)
-            left -= len(data)
+            piece = self._next()
+            if len(piece) > left:
+                self._piece, piece = piece[left:], piece[:left]
+                self._size += len(self._piece)
+            parts.append(piece)
+            left -= len(piece)
         return b"".join(parts)
 
     def __iter__(self):
         """Iterate over the stream in pieces, as they come."""
-        while True:
-            while not self._kept:
-                if self.ended or not self._reader._advance():
-                    break
-            if not self._kept:
-                return
-            data = self._store.take(self._kept.popleft())
-            self._size -= len(data)
-            yield data
+        while len(piece := self._next()):
+            yield bytes(piece)
 
 
 class PulledConnection:
     """A connection whose streams are read: `a_to_b` and `b_to_a` are `Stream`s, the rest is `Connection`'s."""
 
-    def __init__(self, reader, connection, store):
+    def __init__(self, reader, connection):
         self._connection = connection
-        self.a_to_b = Stream(reader, connection.a_to_b, store)
-        self.b_to_a = Stream(reader, connection.b_to_a, store)
-        weakref.finalize(self, _let_go, self.a_to_b, self.b_to_a)
+        self.a_to_b = Stream(reader, connection.a_to_b)
+        self.b_to_a = Stream(reader, connection.b_to_a)
 
     def __getattr__(self, name):
+        if name.startswith("_"):
+            raise AttributeError(name)
         return getattr(self._connection, name)
 
     def __repr__(self):
         return repr(self._connection)
 
 
-def _let_go(*streams):
-    for stream in streams:
-        stream._drop()
-
-
 class _Feed(Module):
-    """Hands windows to the connections that somebody may still read."""
+    """Hands windows to the streams that somebody may still read."""
 
     protocol = "transport"
 
@@ -158,21 +182,22 @@ class _Feed(Module):
         self.reader = reader
 
     def opened(self, connection):
-        pulled = PulledConnection(self.reader, connection, self.reader._store)
-        self.reader._waiting.append(pulled)
-        self.reader._known[connection.id] = weakref.ref(pulled)
+        if not self.reader.closed:
+            pulled = PulledConnection(self.reader, connection)
+            self.reader._waiting.append(pulled)
+            self.reader._known[connection.id] = (weakref.ref(pulled.a_to_b), weakref.ref(pulled.b_to_a))
 
     def process(self, window):
         known = self.reader._known.get(window.connection.id)
-        pulled = known() if known is not None else None
-        if pulled is not None:
-            (pulled.b_to_a if window.direction else pulled.a_to_b)._put(window)
+        stream = known[window.direction]() if known is not None else None
+        if stream is not None:
+            stream._put(window)
 
     def closed(self, connection, reason):
-        known = self.reader._known.pop(connection.id, None)
-        pulled = known() if known is not None else None
-        if pulled is not None:
-            pulled.a_to_b.ended = pulled.b_to_a.ended = True
+        for known in self.reader._known.pop(connection.id, ()):
+            stream = known()
+            if stream is not None:
+                stream.ended = True
 
 
 class Reader:
@@ -188,11 +213,17 @@ class Reader:
             self.engine.add_port(spec)
         self._flow = None if match is None else self.engine.create_flow("open", match)
         self._store = _Store(memory)
-        self._waiting = deque()
-        self._known = {}
+        self._waiting = deque()           # connections that nobody asked for yet
+        self._known = {}                  # connection's number -> weak references to its streams
         self._attached = None
+        self.closed = False
+
+    def _check_open(self):
+        if self.closed:
+            raise UsageError("the reader was closed, and what waited in it is gone")
 
     def _start(self, module):
+        self._check_open()
         if self._attached is not None:
             raise UsageError("this input is being read already: open it again for another pass")
         self._attached = self.engine.attach(module, self._flow)
@@ -207,6 +238,7 @@ class Reader:
     def __next__(self):
         if self._attached is None:
             self._start(_Feed(self))
+        self._check_open()
         while not self._waiting:
             if not self._advance():
                 if self._waiting:
@@ -240,7 +272,9 @@ class Reader:
 
     def close(self):
         """Let go of the input and of what waits; closing twice is harmless."""
+        self.closed = True
         self._waiting.clear()
+        self._known.clear()
         self.engine.close()
         self._store.close()
 
@@ -276,9 +310,9 @@ def open(*inputs, match=None, config=None, memory=64 << 20):
     `inputs` are paths, "-" or ports, merged by time; `match` keeps connections whose first packet
     matches; `memory` bounds the bytes that wait in memory.  CaptureError, UsageError as `Engine`.
 
-    >>> sorted({connection.proto for connection in open("examples/demo.pcapng")})
-    ['icmp', 'tcp', 'udp']
-    >>> with open("examples/demo.pcapng", match="tcp,tp_dst=80") as reader:
+    >>> sorted({connection.proto for connection in open("examples/demo.pcap")})
+    ['icmp', 'icmpv6', 'tcp', 'udp']
+    >>> with open("examples/demo.pcap", match="tcp,tp_dst=80") as reader:
     ...     first = next(reader)
     ...     first.a_to_b.read(4)
     b'GET '

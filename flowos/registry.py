@@ -66,7 +66,7 @@ def _class_in(module, protocol):
     return None
 
 
-def decoders():
+def all_decoders():
     """Give every decoder there is: {protocol: class}."""
     import flowos.decoders
 

@@ -1,11 +1,16 @@
 """Capture files built byte by byte, a plain reader of them to compare with, and how tests drain a port.
 
-The reader knows the formats as their drafts describe them and nothing of FlowOS; it reads a whole
-input from memory and is slow.
+The reader knows the formats as their drafts describe them and uses nothing of FlowOS; it reads a
+whole input from memory and is slow.
 """
+import random
+import socket
 import struct
+import threading
 from collections import namedtuple
 from fractions import Fraction
+
+from flowos.core.streamport import StreamPort
 
 MICRO, NANO, KUZNETZOV = 0xa1b2c3d4, 0xa1b23c4d, 0xa1b2cd34
 IXIA_HARDWARE, IXIA_SOFTWARE = 0x1c0001ac, 0x1c0001ab
@@ -14,7 +19,7 @@ MAX_FRAME, MAX_BLOCK, NO_TIME = 262144, 16 << 20, 2
 Packet = namedtuple("Packet", "ts len wire link iface flags data")
 
 
-# ------------------------------------------------------------------------------------- drain
+# --------------------------------------------------------------------------- for all tests
 
 def packet_of(slot):
     """Give a slot's fields, its frame copied."""
@@ -31,6 +36,37 @@ def drain(port):
             return packets
         ring.head = ring.tail
         ring._check()
+
+
+def save(tmp_path, data, name="x.pcap"):
+    path = tmp_path / name
+    path.write_bytes(data)
+    return path
+
+
+def frames(count, seed=1, most=90):
+    """Give `count` frames of random bytes and lengths."""
+    source = random.Random(seed)
+    return [source.randbytes(source.randrange(most)) for _ in range(count)]
+
+
+def streamed(data, slots=16, step=None):
+    """Read bytes through a socket, `step` at a time."""
+    ours, theirs = socket.socketpair()
+
+    def send():
+        with theirs:
+            for at in range(0, len(data), step or len(data) or 1):
+                theirs.sendall(data[at:at + (step or len(data))])
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        with ours, StreamPort(ours, slots) as port:
+            return drain(port), port.statistics(), port.problem
+    finally:
+        ours.close()
+        sender.join()
 
 
 # -------------------------------------------------------------------------------------- pcap

@@ -1,19 +1,15 @@
-"""Reading captures: every format, from a mapped file, a stream, compressed or merged, whole, cut and damaged.
+"""Reading captures: every format, from a mapped file or a stream, whole, cut and damaged.
 
 Three oracles: a plain reader in Python (capturebytes.py), tshark's frame tables beside the real
 captures, and tshark itself on files made here.
 """
 import gzip
 import hashlib
-import heapq
 import json
 import os
 import random
-import socket
 import struct
 import subprocess
-import threading
-import zlib
 from pathlib import Path
 
 import pytest
@@ -22,49 +18,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import capturebytes as cb
-from capturebytes import drain, read_plainly
+from capturebytes import drain, frames, read_plainly, save, streamed
 from flowos.core.capture import CapturePort
 from flowos.core.errors import CaptureError, StaleError, UsageError
 from flowos.core.merged import MergedPort
 from flowos.core.pipe import pipe
 from flowos.core.port import Port
 from flowos.core.ports import open_port
-from flowos.core.stream_input import Decompressed
 from flowos.core.streamport import StreamPort
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "pcaps"
 CAPTURES = sorted(path for path in SHARED.glob("*") if path.suffix in (".pcap", ".pcapng"))
-
-
-def save(tmp_path, data, name="x.pcap"):
-    path = tmp_path / name
-    path.write_bytes(data)
-    return path
-
-
-def frames(count, seed=1, most=90):
-    """Give `count` frames of random bytes and lengths."""
-    source = random.Random(seed)
-    return [source.randbytes(source.randrange(most)) for _ in range(count)]
-
-
-def streamed(data, slots=16, step=None):
-    """Read bytes through a socket, `step` at a time."""
-    ours, theirs = socket.socketpair()
-
-    def send():
-        with theirs:
-            for at in range(0, len(data), step or len(data) or 1):
-                theirs.sendall(data[at:at + (step or len(data))])
-
-    sender = threading.Thread(target=send)
-    sender.start()
-    try:
-        with ours, StreamPort(ours, slots) as port:
-            return drain(port), port.statistics(), port.problem
-    finally:
-        ours.close()
-        sender.join()
 
 
 # ---------------------------------------------------------------------------- pcap variants
@@ -455,6 +419,20 @@ def test_a_long_file_needs_flat_memory_and_its_frames_stay(tmp_path):
         assert bytes((port_byte(address, i) for i in range(4))) == struct.pack("<I", number * 256)
 
 
+def test_memory_is_flat_for_who_looks_back_far(tmp_path):
+    big_capture(tmp_path / "big", 64)
+    before, most, addresses = resident("RssFile"), 0, []
+    with CapturePort(tmp_path / "big") as port:
+        ring = port.rx_ring
+        while port.rx_sync() or not port.ended:
+            addresses += [slot.address for slot in list(ring)[::16]]
+            ring.head = ring.tail
+            for address in addresses[-2000:-1500]:    # some 24 to 32 MB back
+                port_byte(address, 0)
+            most = max(most, resident("RssFile"))
+    assert most - before < 32 << 10, "pages looked at again are given back again"
+
+
 def port_byte(address, offset):
     """Read a byte of memory."""
     import ctypes
@@ -519,266 +497,3 @@ def test_counters_have_descriptions(tmp_path):
         assert port.statistics().keys() == port.descriptions.keys()
         assert all(port.descriptions.values())
         port.close()
-
-
-# -------------------------------------------------------------------------------------- streams
-
-def test_a_stream_gives_what_it_has_without_waiting():
-    ours, theirs = socket.socketpair()
-    theirs.sendall(cb.pcap_header())
-    with ours, theirs, StreamPort(ours, 8) as port:
-        assert not port.stable and port.fileno() == ours.fileno()
-        for number in range(20):
-            record = cb.pcap_record(number, 0, b"x" * number)
-            theirs.sendall(record[:-1])
-            rest = threading.Timer(0.01, theirs.sendall, [record[-1:]])
-            rest.start()                      # the record is not whole: rx_sync waits for its last byte
-            assert port.rx_sync() == 1
-            assert [slot.len for slot in port.rx_ring] == [number]
-            port.rx_ring.head += 1
-            rest.join()
-        theirs.close()
-        assert port.rx_sync() == 0 and port.ended
-
-
-@pytest.mark.parametrize("slots", [1, 2, 64, 1024])
-def test_held_slots_pin_their_blocks(slots):
-    """Frames of held slots stay as they are while more is read, whatever is released when."""
-    source = random.Random(slots)
-    sent = [source.randbytes(source.choice([0, 60, 1500, 9000, 60_000])) for _ in range(1200)]
-    data = cb.pcap_header() + b"".join(cb.pcap_record(i, 0, frame) for i, frame in enumerate(sent))
-    ours, theirs = socket.socketpair()
-    sender = threading.Thread(target=lambda: (theirs.sendall(data), theirs.close()))
-    sender.start()
-    with ours, StreamPort(ours, slots) as port:
-        ring, released = port.rx_ring, 0
-        while not (port.ended and len(ring) == 0):
-            port.rx_sync()
-            for i, slot in enumerate(ring):
-                assert slot.data == sent[released + i]
-            go = source.randrange(len(ring) + 1) if not port.ended else len(ring)
-            ring.head += go
-            released += go
-        blocks = port.statistics()["blocks"]
-    sender.join()
-    assert released == len(sent)
-    assert blocks <= slots + 2
-
-
-def test_one_block_serves_while_nothing_is_held():
-    data = cb.pcap_header() + cb.pcap_record(1, 0, bytes(1400)) * 5000
-    packets, counted, _ = streamed(data, slots=256)
-    assert len(packets) == 5000 and counted["blocks"] == 1
-
-
-def test_a_fifo_and_a_descriptor(tmp_path):
-    data = cb.pcap_header() + b"".join(cb.pcap_record(i, 0, f) for i, f in enumerate(frames(500)))
-    os.mkfifo(tmp_path / "fifo")
-    writer = threading.Thread(target=(tmp_path / "fifo").write_bytes, args=[data])
-    writer.start()
-    with open_port(str(tmp_path / "fifo")) as port:
-        assert isinstance(port, StreamPort)
-        assert drain(port) == read_plainly(data)[0]
-    writer.join()
-    with open(save(tmp_path, data), "rb") as file:
-        with StreamPort(file) as port:
-            assert len(drain(port)) == 500
-        assert not file.closed
-        os.lseek(file.fileno(), 0, os.SEEK_SET)
-        with StreamPort(file.fileno(), name="mine") as port:
-            assert port.name == "mine" and len(drain(port)) == 500
-
-
-READ_STDIN = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import capturebytes
-from flowos.core.ports import open_port
-with open_port("-") as port:
-    print(port.name, type(port).__name__, len(capturebytes.drain(port)))
-"""
-
-
-def test_standard_input_from_a_pipe_and_from_a_file(tmp_path):
-    import sys
-    data = cb.pcap_header() + cb.pcap_record(1, 0, b"abc") * 999
-    command = [sys.executable, "-c", READ_STDIN, str(Path(__file__).parent)]
-    project = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    for feed, kind in ((data, "StreamPort"), (gzip.compress(data), "StreamPort")):
-        done = subprocess.run(command, input=feed, capture_output=True, env=project, timeout=60)
-        assert done.stdout.decode() == f"standard input {kind} 999\n", done.stderr.decode()
-    for packed, kind in ((data, "CapturePort"), (zstandard.compress(data), "StreamPort")):
-        with open(save(tmp_path, packed), "rb") as file:
-            done = subprocess.run(command, stdin=file, capture_output=True, env=project, timeout=60)
-        assert done.stdout.decode() == f"standard input {kind} 999\n", done.stderr.decode()
-
-
-def test_a_descriptor_that_does_not_block():
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    theirs.sendall(cb.pcap_header())
-    with ours, theirs, StreamPort(ours.fileno()) as port:
-        later = threading.Timer(0.02, theirs.sendall, [cb.pcap_record(1, 0, b"abc")])
-        later.start()
-        assert port.rx_sync() == 1
-        later.join()
-
-
-def test_an_input_that_cannot_be_read_any_more():
-    read, write = os.pipe()
-    os.write(write, cb.pcap_header() + cb.pcap_record(1, 0, b"abc"))
-    port = StreamPort(read)
-    os.dup2(write, read)                      # a descriptor to write to: reading fails
-    assert len(drain(port)) == 1
-    assert port.ended and "cannot be read: Bad file descriptor" in port.problem
-    os.close(read)
-    os.close(write)
-
-
-# ---------------------------------------------------------------------------------- compressed
-
-def zstd(data, **options):
-    return zstandard.ZstdCompressor(**options).compress(data)
-
-
-SKIPPABLE = b"\x52\x2a\x4d\x18\x05\0\0\0hello"
-
-
-@pytest.mark.parametrize("pack", [
-    gzip.compress, zstd,
-    lambda data: gzip.compress(data[:100]) + gzip.compress(b"") + gzip.compress(data[100:]) + bytes(600),
-    lambda data: zstd(data[:100]) + SKIPPABLE + zstd(b"") + zstd(data[100:]),
-    lambda data: SKIPPABLE + zstd(data, write_checksum=True),
-    lambda data: b"".join(gzip.compress(data[i:i + 7]) for i in range(0, len(data), 7)),
-], ids=["gzip", "zstd", "gzip members and padding", "zstd frames", "skippable", "tiny members"])
-def test_compressed_input(tmp_path, pack):
-    data = cb.pcap_header() + b"".join(cb.pcap_record(i, 0, f) for i, f in enumerate(frames(300)))
-    with open_port(save(tmp_path, pack(data), "named.pcap")) as port:
-        assert drain(port) == read_plainly(data)[0]
-        assert port.problem is None and port.compression in ("gzip", "zstd")
-
-
-@pytest.mark.parametrize("compression, pack", [("gzip", gzip.compress), ("zstd", zstd)], ids=["gzip", "zstd"])
-def test_compressed_input_cut_at_every_byte(tmp_path, compression, pack):
-    data = cb.pcap_header() + b"".join(cb.pcap_record(i, 0, f) for i, f in enumerate(frames(12)))
-    packed = pack(data)
-    whole = read_plainly(data)[0]
-    path = tmp_path / "cut"
-    most = 0
-    for end in range(1, len(packed)):
-        path.write_bytes(packed[:end])
-        try:
-            with StreamPort(path) as port:
-                packets = drain(port)
-                assert port.problem == f"the input ends inside its {compression} data"
-        except CaptureError as error:
-            assert "the input ends inside" in str(error) or end < 4
-            continue
-        assert packets == whole[:len(packets)]
-        most = max(most, len(packets))
-    assert most == 12 or compression == "zstd"
-
-
-@pytest.mark.parametrize("spoil, problem", [
-    (lambda packed: packed[:-8] + bytes(4) + packed[-4:], "damaged gzip data"),
-    (lambda packed: packed + b"garbage", "after its gzip data: text that begins 'garbage'"),
-    (lambda packed: packed + bytes(9) + b"PK\3\4", "after its gzip data: a zip archive"),
-    (lambda packed: packed + gzip.compress(b"more")[:-3], "the input ends inside its gzip data"),
-], ids=["check sum", "text behind", "zip behind", "member cut"])
-def test_what_is_wrong_with_compressed_input_is_told(tmp_path, spoil, problem):
-    data = cb.pcap_header() + b"".join(cb.pcap_record(i, 0, f) for i, f in enumerate(frames(300)))
-    with StreamPort(save(tmp_path, spoil(gzip.compress(data)))) as port:
-        packets = drain(port)
-        assert packets == read_plainly(data)[0][:len(packets)]
-        assert port.ended and problem in port.problem
-
-
-def test_compressed_bombs_are_taken_in_bounded_pieces():
-    """What one call puts out is bounded, however much the input says it holds."""
-    for compression, packed, size in (("gzip", gzip.compress(bytes(40 << 20)), 40 << 20),
-                                      ("zstd", zstd(bytes(80 << 20)), 80 << 20)):
-        source = Decompressed(os.open(os.devnull, os.O_RDONLY), packed, compression)
-        view, total, most = memoryview(bytearray(1 << 16)), 0, 0
-        while got := source.readinto(view):
-            total += got
-            most = max(most, got + len(source._out))
-        os.close(source.fd)
-        assert total == size and source.problem is None
-        assert most <= 33 << 20
-
-
-def test_zlib_is_not_taken_for_gzip(tmp_path):
-    with pytest.raises(CaptureError, match="offset 0: data that begins 78 9c"):
-        open_port(save(tmp_path, zlib.compress(cb.pcap_header())))
-
-
-# -------------------------------------------------------------------------------------- merged
-
-def timed_capture(tmp_path, name, times):
-    """Write a capture whose packets have these times in ns; each frame tells file and position."""
-    data = cb.pcap_header(magic=cb.NANO, link=len(name))
-    for i, ts in enumerate(times):
-        data += cb.pcap_record(ts // 10**9, ts % 10**9, f"{name}{i}".encode())
-    return save(tmp_path, data, name)
-
-
-def in_order(ts_lists):
-    """Give (ts, file, position) in the order in which a merge takes them: always the earliest head."""
-    heads = [(times[0], number, 0) for number, times in enumerate(ts_lists) if times]
-    heapq.heapify(heads)
-    while heads:
-        ts, number, i = heapq.heappop(heads)
-        yield ts, number, i
-        if i + 1 < len(ts_lists[number]):
-            heapq.heappush(heads, (ts_lists[number][i + 1], number, i + 1))
-
-
-@settings(max_examples=60)
-@given(st.lists(st.lists(st.integers(0, 30)), min_size=1, max_size=5), st.sampled_from([1, 4, 64]), st.data())
-def test_merged_in_order(tmp_path_factory, ts_lists, slots, data):
-    tmp_path = tmp_path_factory.mktemp("merge")
-    paths = [timed_capture(tmp_path, chr(97 + i), times) for i, times in enumerate(ts_lists)]
-    makers = [data.draw(st.sampled_from([CapturePort, StreamPort])) for _ in paths]
-    with MergedPort([make(path, 4) for make, path in zip(makers, paths)], slots) as port:
-        assert port.stable == all(make is CapturePort for make in makers)
-        expected = list(in_order(ts_lists))
-        seen, ring = [], port.rx_ring
-        while not (port.ended and len(ring) == 0):
-            port.rx_sync()
-            ring._check()
-            # Slots are held here and there: their frames must stay until they are released.
-            go = len(ring) if port.ended else data.draw(st.integers(0 if len(ring) < slots else 1, len(ring)))
-            for _ in range(go):
-                slot = ring[ring.head]
-                seen.append((slot.ts, slot.iface, slot.data.decode()))
-                ring.head += 1
-        assert seen == [(ts, number, f"{chr(97 + number)}{i}") for ts, number, i in expected]
-        assert port.statistics()["packets"] == len(expected)
-
-
-def test_merged_by_spec(tmp_path):
-    a = timed_capture(tmp_path, "a", [5, 7, 9])
-    b = timed_capture(tmp_path, "b", [1, 7, 8])
-    with open_port([a, str(b)]) as port:
-        assert [(p.ts, p.iface, p.data) for p in drain(port)] == [
-            (1, 1, b"b0"), (5, 0, b"a0"), (7, 0, b"a1"), (7, 1, b"b1"), (8, 1, b"b2"), (9, 0, b"a2")]
-        assert port.name == f"{a}+{b}"
-    assert all(other.closed for other in port.ports)
-    with open_port([a]) as port:
-        assert isinstance(port, CapturePort)
-    with pytest.raises(CaptureError):
-        open_port([a, tmp_path / "none"])
-
-
-def test_a_merge_waits_for_the_port_without_a_packet(tmp_path):
-    left, right = pipe(slots=8)
-    with MergedPort([CapturePort(timed_capture(tmp_path, "a", [5, 7])), right]) as port:
-        assert port.rx_sync() == 0, "an earlier packet may still come through the pipe"
-        left.send(b"x", ts=6)
-        left.tx_sync()
-        assert port.rx_sync() == 2, "what comes behind it may be earlier than 7"
-        left.close()
-        assert port.rx_sync() == 1
-        assert [slot.ts for slot in port.rx_ring] == [5, 6, 7]
-        port.rx_ring.head = port.rx_ring.tail
-        assert port.rx_sync() == 0 and port.ended

@@ -16,7 +16,7 @@ from flowos.core.pipe import pipe
 from flowos.core.ports import open_port
 from flowos.core.ring import Ring, Slot
 from flowos.decoder import Decoder
-from flowos.registry import decoders
+from flowos.registry import all_decoders
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "api-parity.md").read_text()
 ROWS = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in PAGE.splitlines()
@@ -213,7 +213,7 @@ def test_the_decoder_registry():
     assert flowos.get_decoder("gopher") is None
     flowos.register_decoder(Gopher)
     try:
-        assert flowos.get_decoder("gopher") is Gopher and "gopher" in decoders()
+        assert flowos.get_decoder("gopher") is Gopher and "gopher" in all_decoders()
         with pytest.raises(flowos.UsageError):
             flowos.register_decoder(Gopher)
     finally:

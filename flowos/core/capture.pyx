@@ -6,12 +6,12 @@
 A mapped file is read where it lies: slots point into a private, read-only map and nothing is
 copied.  The map is faulted in a step ahead of the walk and given back behind the oldest held
 slot, so memory is flat however long the file is.  A frame that is looked at later faults in
-again from the page cache: every frame stays valid for as long as the port object lives, closed
-or not.  A file that is cut while it is read ends where it was cut.
+again from the page cache, until the next giving back: every frame stays valid for as long as
+the port object lives, closed or not.  A file that is cut while it is read ends where it was cut.
 """
 import os
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t
 
 from flowos.core.port cimport Port
 from flowos.core.ring cimport fos_ring, fos_ring_slot
@@ -61,9 +61,9 @@ cdef extern from * nogil:
     long long fos_file_size(int fd)
 
 cdef enum:
-    STEP = 512 << 10              # mapped in and given back at a time: a system call for some 1,300 large packets
-    DROP = 8 << 20
-    KEEP = 8 << 20              # stays mapped behind the oldest held slot, for who looks back a little
+    STEP = 1 << 20              # mapped in at a time: a system call for some 1,000 large packets
+    DROP = 2 << 20              # given back at a time
+    KEEP = 4 << 20              # stays mapped in behind the oldest held slot, for who looks back a little
 
 FORMATS = {FOS_FORMAT_NONE: None, FOS_FORMAT_PCAP: "pcap", FOS_FORMAT_PCAPNG: "pcapng"}
 

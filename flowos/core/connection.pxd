@@ -15,8 +15,8 @@ cdef class Connection:
     cdef fos_cold cold_copy
     cdef object gaps_copy
     cdef object vlans_copy
-    cdef public str detected
-    cdef public object flow_names    # tuple of names by flow number, shared with the engine
+    cdef object detected_copy
+    cdef object flow_copy
     cdef public dict state_of        # per module: what it keeps about this connection
     cdef object __weakref__
     cdef const fos_conn *conn(self)

@@ -7,10 +7,11 @@ and its counters stay readable for as long as the handle does.
 import socket
 from collections import namedtuple
 
+cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memset
 
 from flowos.core.core cimport *
+from flowos.core.decoding cimport Decoding
 
 STATES = {
     FOS_STATE_NEW: "new", FOS_STATE_SYN_SENT: "syn_sent", FOS_STATE_SYN_RECEIVED: "syn_received",
@@ -49,6 +50,7 @@ cdef list _stack(uint64_t vlans):
     return tags
 
 
+@cython.no_gc_clear                 # the core is needed to the last: its record leads back here
 cdef class Connection:
     """A bidirectional conversation between two ends, as the engine tracks it.
 
@@ -81,6 +83,8 @@ cdef class Connection:
             return 0
         self.gaps_copy = [self.gaps(0), self.gaps(1)]
         self.vlans_copy = self.vlans
+        self.flow_copy = self.flow
+        self.detected_copy = self.detected
         cdef uint32_t i = self.index
         self.conn_copy = self.core.c.table.conns[i]
         self.cold_copy = self.core.c.table.cold[i]
@@ -88,6 +92,7 @@ cdef class Connection:
         self.half_copy[1] = fos_half_of(self.core.c, i, 1)[0]
         self.core.c.table.cold[i].handle = NULL
         self.gone = True
+        self.core = None                  # a kept handle does not keep the tables
         return 0
 
     def gaps(self, int direction):
@@ -147,7 +152,7 @@ cdef class Connection:
         """List the distinct stacks of VLAN ids seen, outermost tag first: [[int, …], …]."""
         cdef fos_vlans *more
         if self.gone:
-            return self.vlans_copy
+            return [list(stack) for stack in self.vlans_copy]
         if not self.cold().vlans:
             return []
         stacks = [_stack(self.cold().vlans)]
@@ -165,9 +170,18 @@ cdef class Connection:
     @property
     def flow(self):
         """Name the flow that the connection belongs to, or None."""
-        cdef uint32_t number = self.conn().flow
-        names = self.flow_names
-        return names[number] if names and number < len(names) else None
+        if self.gone:
+            return self.flow_copy
+        return self.core.flow_names[self.conn().flow]
+
+    @property
+    def detected(self):
+        """Name the protocol that a decoder found in the connection's bytes, or None."""
+        cdef void *decoding
+        if self.gone:
+            return self.detected_copy
+        decoding = self.cold().decoding
+        return (<Decoding>decoding).name if decoding != NULL else None
 
     @property
     def first_ns(self):

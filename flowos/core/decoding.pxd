@@ -33,6 +33,7 @@ cdef class Decoding:
     cdef int[2] tries
     cdef Py_ssize_t pending_bytes
     cdef bint finished[2]
+    cdef bint failed           # taken off: what it made before still counts
     cdef object errors
     cdef int decode(self) except -1
     cdef int _unit(self, int dir, const fos_unit *u) except -1
@@ -41,6 +42,7 @@ cdef class Decoding:
     cdef int _bound(self) except -1
     cdef int _accept(self, decoder) except -1
     cdef int _fault(self, decoder, error) except -1
+    cdef int _note(self, decoder, error) except -1
     cdef int _user(self, int dir) noexcept
     cdef int _feed(self, int dir, const uint8_t *p, uint64_t n, uint64_t off, int64_t ts, bint lasting) except -1
     cdef int _gap(self, int dir, uint64_t off, uint64_t n, int64_t ts) except -1

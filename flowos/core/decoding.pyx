@@ -21,6 +21,8 @@ from flowos.core.decoder cimport Decoder
 from flowos.core.state cimport Core
 from flowos.core.unit cimport *
 
+from flowos.core.errors import DecoderError
+
 cdef enum:
     PROBE_BYTES = 2048         # what a probe is shown at most: a request line may be long
     PENDING_BYTES = 2048       # first bytes kept for decoders that cannot tell yet
@@ -39,7 +41,8 @@ cdef int _emit(fos_sink *sink, const fos_unit *unit, const uint8_t *bytes, size_
     u[0] = unit[0]
     u.ts = s.ts
     u.bytes = NULL
-    if bytes != NULL and n:
+    u.flags &= <uint16_t>~FOS_UNIT_OWNED
+    if bytes != NULL and n and n >= u.len and u.kind >= FOS_UNIT_DECODER:
         if s.piece != NULL and bytes >= s.piece and bytes + n <= s.piece + s.piece_n:
             u.bytes = bytes
         else:
@@ -68,14 +71,6 @@ cdef class Decoding:
         self.sink.base.emit = _emit
         self.sink.core = core.c
 
-    def stream_address(self, int dir):
-        """Give the address of a direction's stream, for handles of the core."""
-        return <size_t>&self.up[dir]
-
-    def made_units(self, int dir):
-        """Give the units that a Python decoder made in a direction of the key."""
-        return self.made[dir]
-
     def kind_name(self, int kind):
         """Name a kind of unit in the words of the decoder's module: its table KINDS."""
         if self.kinds is None:
@@ -88,8 +83,12 @@ cdef class Decoding:
 
     @property
     def over(self):
-        """Say whether every decoder declined: there is nothing to decode."""
-        return self.decoder is None and not self.candidates[0] and not self.candidates[1]
+        """Say whether every decoder declined, or the one there was failed: there is nothing to decode."""
+        return self.failed or (self.decoder is None and not self.candidates[0] and not self.candidates[1])
+
+    def counters(self):
+        """Give what the decoder counted on this connection: {reason: int}."""
+        return getattr(self.decoder, "counters", None) or {}
 
     cdef int decode(self) except -1:
         """Feed the new transport units of both directions, in order of their packets."""
@@ -122,7 +121,8 @@ cdef class Decoding:
         if self.decoder is None:
             return self._probe(dir, u)
         if u.kind == FOS_UNIT_DATA:
-            self._feed(dir, u.frame + u.payload, u.len, u.off, u.ts, True)
+            # A block of the heap goes with the unit below: a view on a unit above would not keep it.
+            self._feed(dir, u.frame + u.payload, u.len, u.off, u.ts, not u.flags & FOS_UNIT_OWNED)
         elif u.kind == FOS_UNIT_GAP:
             self._gap(dir, u.off, u.len, u.ts)
         elif u.kind == FOS_UNIT_FIN:
@@ -176,7 +176,7 @@ cdef class Decoding:
         try:
             return decoder.probe(memoryview(data)[:PROBE_BYTES], direction, port)
         except Exception as error:
-            self._fault(decoder, error)
+            self._note(decoder, error)
             return False
 
     cdef int _bound(self) except -1:
@@ -199,7 +199,7 @@ cdef class Decoding:
             self.decoder = decoder()
         except Exception as error:
             self.candidates = [[], []]
-            self._fault(decoder, error)
+            self._note(decoder, error)
             return 0
         self.name = decoder.name
         self.candidates = [[], []]
@@ -217,9 +217,12 @@ cdef class Decoding:
         return 0
 
     cdef int _fault(self, decoder, error) except -1:
-        """A decoder failed: take it off this connection, keep the error."""
-        self.decoder = None
-        self.native = None
+        """The decoder failed: feed it no more; the units that it made before are delivered."""
+        self.failed = True
+        return self._note(decoder, error)
+
+    cdef int _note(self, decoder, error) except -1:
+        """Count a decoder's error and keep it."""
         self.core.c.counters.v[FOS_C_decoder_errors] += 1
         self.errors.append((getattr(decoder, "name", repr(decoder)), error))
         del self.errors[:max(0, len(self.errors) - 32)]
@@ -229,6 +232,8 @@ cdef class Decoding:
         return dir ^ (self.core.c.table.conns[self.index].flags & FOS_CONN_A_IS_HIGH)
 
     cdef int _feed(self, int dir, const uint8_t *p, uint64_t n, uint64_t off, int64_t ts, bint lasting) except -1:
+        if self.failed:
+            return 0
         self.sink.stream = &self.up[dir]
         self.sink.piece = p if lasting else NULL
         self.sink.piece_n = n
@@ -244,6 +249,8 @@ cdef class Decoding:
         return 0
 
     cdef int _gap(self, int dir, uint64_t off, uint64_t n, int64_t ts) except -1:
+        if self.failed:
+            return 0
         self.sink.stream = &self.up[dir]
         self.sink.piece = NULL
         self.sink.ts = ts
@@ -258,7 +265,7 @@ cdef class Decoding:
 
     cdef int finish(self, int dir, uint64_t offset, int64_t ts) except -1:
         """The direction ends: let the decoder say what is left, once."""
-        if self.finished[dir] or self.decoder is None:
+        if self.finished[dir] or self.decoder is None or self.failed:
             return 0
         self.finished[dir] = True
         self.sink.stream = &self.up[dir]
@@ -274,7 +281,11 @@ cdef class Decoding:
         return 0
 
     cdef int _keep(self, int dir, units, int64_t ts) except -1:
+        cdef uint64_t start, end
         for unit in units or ():
+            start, end = unit.start, unit.end
+            if start > end or not isinstance(unit.data, (bytes, bytearray, memoryview, type(None))):
+                raise DecoderError(f"decoder {self.name!r} made {unit!r}: expected start <= end, and bytes or None as data")
             unit.ts = ts
             unit.packet = self.sink.packet
             self.made[dir].append(unit)

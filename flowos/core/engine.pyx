@@ -3,12 +3,14 @@
     port.rxsync -> fos_burst (nogil) -> ... until something is due -> deliver (GIL) -> release
 
 Python is called per window, never per packet: units gather while batches run without the GIL,
-and are delivered together when enough of them wait (`deliver_packets`, `deliver_rows`), when the
+and are delivered together when enough of them wait (`deliver_units`, `deliver_rows`), when the
 ring must move on, and at the end.  Within one delivery the order is: `opened`, windows by the
-modules' order, rows, `closed`.  The file is long because a compiled class cannot be spread over several.
+modules' order, rows, `closed`, ticks.  A delivery is always finished: what a module raises is kept
+until the books are in order, so that running on loses and repeats nothing.  The file is long because a compiled class cannot be spread over several.
 """
 import traceback
 
+cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_REFCNT
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -20,7 +22,7 @@ from flowos.core.flowtable cimport FlowTable
 from flowos.core.decoding cimport Decoding
 from flowos.core.journal cimport FlowWindow, flow_window, give_back
 from flowos.core.port cimport Port
-from flowos.core.ring cimport fos_ring
+from flowos.core.ring cimport fos_ring, fos_ring_slot
 from flowos.core.state cimport Core
 from flowos.core.window cimport LEVEL_DECODER, LEVEL_FRAME, LEVEL_IP, LEVEL_TRANSPORT, Window
 
@@ -33,6 +35,9 @@ cdef dict LEVELS = {
     "udp": (LEVEL_TRANSPORT, FOS_CLASS_UDP), "sctp": (LEVEL_TRANSPORT, FOS_CLASS_SCTP),
     "icmp": (LEVEL_TRANSPORT, FOS_CLASS_ICMP),
 }
+cdef int64_t NEVER = 0x7fffffffffffffff
+cdef int64_t SECOND = 1_000_000_000
+cdef int64_t CLOCK_SET_BACK = 3600 * SECOND   # as the core sees it (loop.h)
 cdef dict CLASSES = {"tcp": FOS_CLASS_TCP, "udp": FOS_CLASS_UDP, "sctp": FOS_CLASS_SCTP, "icmp": FOS_CLASS_ICMP}
 
 
@@ -46,6 +51,7 @@ cdef class Attachment:
         return f"<Attachment {type(self.module).__name__} at {self.protocol}, order {self.order}>"
 
 
+@cython.no_gc_clear                 # the core is needed to the last: records own references
 cdef class BaseEngine:
     """Runs packets through the core; `flowos.Engine` is its public face."""
 
@@ -53,23 +59,44 @@ cdef class BaseEngine:
         self.config = config
         self.core = Core(config)
         self.attachments = []
+        self.serving = []
         self.names = [None]
-        self.names_tuple = (None,)
+        self.free_numbers = []
         self.flow_decoders = [{}]
         self.decoder_classes = {}
         self.decoder_errors = []
         self.nothing = Decoding(self.core, 0, [], self.decoder_errors)
-        self.ticked = -1
+        self.tick_at = self.ticking = NEVER
         self.batch = config.batch
         self.deliver_units = config.deliver_units
         self.deliver_rows = config.deliver_rows
 
     def __dealloc__(self):
+        cdef uint32_t i
+        cdef void *decoding
         free(self.ready)
+        if self.core is None:
+            return
+        for i in range(1, self.core.c.table.used + 1):      # an engine that never came to its end
+            decoding = self.core.c.table.cold[i].decoding
+            if decoding != NULL:
+                self.core.c.table.cold[i].decoding = NULL
+                Py_DECREF(<object>decoding)
 
     # ---- what to run ----------------------------------------------------------------------
 
+    def _idle(self, what):
+        """UsageError while packets are on their way through or windows are lent."""
+        if self.busy:
+            raise UsageError(f"{what} was called from within a module's call: it waits for the call to return")
+
+    def _deliver(self, what):
+        """Deliver what gathered, before `what` changes to whom it belongs."""
+        self._idle(what)
+        self.deliver()
+
     def _set_port(self, Port port):
+        self._idle("add_port()")
         self.port = port
         self.core.owner = port
         self.core.c.stable = port.stable
@@ -78,11 +105,9 @@ cdef class BaseEngine:
     def _match_flow(self, match, priority, number):
         if self.flow_table is None:
             self.flow_table = FlowTable(self.core)
-        self.deliver()
         self.flow_table.add(match, priority, number)
 
     def _unmatch_flow(self, number):
-        self.deliver()
         self.flow_table.remove(number)
 
     @property
@@ -91,8 +116,12 @@ cdef class BaseEngine:
 
     def _set_decoders(self, classes):
         """Tell which decoders there are: {protocol: class}."""
-        self.decoder_classes = dict(classes)
-        self.replan()
+        try:
+            if not self.busy:
+                self.deliver()
+        finally:
+            self.decoder_classes = dict(classes)
+            self.change()
 
     @property
     def decoder_names(self):
@@ -109,19 +138,24 @@ cdef class BaseEngine:
 
     def _add_flow(self, name):
         """Give a new flow its number."""
-        if self.delivering:
-            raise UsageError("flows cannot be made while windows are lent")
-        self.names.append(name)
-        self.names_tuple = tuple(self.names)
-        if fos_core_add_plan(self.core.c):
-            raise LimitError("no memory for a flow")
-        self.flow_decoders.append({})
-        self.replan()
-        return len(self.names) - 1
+        if self.free_numbers:
+            number = self.free_numbers.pop()
+            self.names[number] = name
+        else:
+            if fos_core_add_plan(self.core.c):
+                raise LimitError("no memory for a flow")
+            number = len(self.names)
+            self.names.append(name)
+            self.flow_decoders.append({})
+        self.core.flow_names = tuple(self.names)
+        self.plan_flow(number)
+        return number
 
-    def _name_flow(self, number, name):
-        self.names[number] = name
-        self.names_tuple = tuple(self.names)
+    def _drop_flow(self, number):
+        """A flow is gone and nothing refers to it: its number serves again."""
+        self.names[number] = None
+        self.core.flow_names = tuple(self.names)
+        self.free_numbers.append(number)
 
     def _attach(self, module, flow, int order):
         """Put a module to work on flow number `flow` (None: on everything)."""
@@ -134,6 +168,9 @@ cdef class BaseEngine:
             a.classes = 0
             for over in self.decoder_classes[protocol].over:
                 a.classes |= <uint32_t>CLASSES.get(over, 0)
+            if not a.classes:
+                raise UsageError(f"{type(module).__name__}: the decoder of {protocol!r} is over "
+                                 f"{self.decoder_classes[protocol].over!r}; expected some of {', '.join(CLASSES)}")
         else:
             known = ", ".join([*LEVELS, *sorted(self.decoder_classes)])
             raise UsageError(f"{type(module).__name__}: protocol {protocol!r} is unknown; there are {known}")
@@ -143,6 +180,8 @@ cdef class BaseEngine:
         if a.whole_flow and a.lvl == LEVEL_DECODER:
             raise UsageError(f"{type(module).__name__}: scope 'flow' works on transport levels and below, "
                              f"not on {protocol!r}")
+        if a.whole_flow and self._crowded(flow):
+            raise UsageError(f"a flow takes at most {FOS_MAX_JOURNALS} modules of scope 'flow'")
         a.module = module
         a.flow = flow
         a.protocol = protocol
@@ -151,7 +190,7 @@ cdef class BaseEngine:
         a.errors = []
         a.journals = {}
         base = getattr(module, "_defaults", ())
-        for name in ("opened", "closed", "tick", "process_batch", "process"):
+        for name in ("opened", "closed", "process_batch", "process", "tick"):
             method = getattr(module, name, None)
             if name in base and getattr(method, "__func__", None) is base[name]:
                 method = None                 # not overridden: nobody waits for the call
@@ -159,68 +198,100 @@ cdef class BaseEngine:
                 a.opened = method
             elif name == "closed":
                 a.closed = method
-            elif name == "tick":
-                a.tick = method
             elif name == "process_batch":
                 a.process_batch = method
-            else:
+            elif name == "process":
                 a.process = method
-        self.attachments.append(a)
-        self.attachments.sort(key=_order)
-        try:
-            self.replan()
-        except BaseException:
-            self.attachments.remove(a)
-            self.replan()
-            raise
+            else:
+                a.tick = method
+        if not self.busy:
+            self.deliver()                    # what came before is not for the newcomer
+        self.attachments = sorted([*self.attachments, a], key=_order)
+        self.change()
         return a
 
-    def _detach(self, attachment):
-        self.attachments.remove(attachment)
-        self.replan()
+    def _crowded(self, flow):
+        """Say whether a flow has as many modules of scope "flow" as it takes; None: whether some flow has."""
+        cdef Attachment a
+        flows = [a.flow for a in self.attachments if a.whole_flow]
+        mine = set(flows) - {None} if flow is None else {flow}
+        return flows.count(None) + max([flows.count(f) for f in mine], default=0) >= FOS_MAX_JOURNALS
+
+    def _detach(self, Attachment a):
+        """Take a module off: at once when it is idle, or as soon as its call has returned."""
+        try:
+            if not self.busy:
+                self.deliver()
+        finally:
+            a.detached = True
+            self.attachments = [other for other in self.attachments if other is not a]
+            self.change()
+
+    cdef int change(self) except -1:
+        """What modules want has changed: plan anew, but not under a delivery that goes by the old plans."""
+        if self.busy:
+            self.replan_due = True
+        else:
+            self.replan()
+        return 0
 
     cdef int replan(self) except -1:
         """Work out, for each flow, what its modules want of the core."""
-        cdef fos_plan *plan
         cdef Attachment a
-        cdef uint32_t f, i
+        cdef uint32_t f
+        self.replan_due = False
         self.core.c.packet_units = 0
         for f in range(len(self.names)):
-            plan = &self.core.c.plans[f]
-            plan.units = plan.rows = plan.events = plan.packets = 0
-            journals = 0
-            levels = set()
-            decoders = {}
-            for a in self.attachments:
-                if a.flow is not None and a.flow != f:
-                    continue
-                levels.add(a.lvl)
-                if a.opened is not None or a.closed is not None:
-                    plan.events = 1
-                if a.whole_flow:
-                    if journals == FOS_MAX_JOURNALS:
-                        raise UsageError(f"a flow takes at most {FOS_MAX_JOURNALS} modules of scope 'flow'")
-                    plan.journal[journals].classes = a.classes
-                    a.journals[f] = journals
-                    journals += 1
-                    plan.rows |= a.classes
-                    continue
-                if a.process is not None or a.process_batch is not None:
-                    plan.units |= a.classes
-                if a.lvl == LEVEL_DECODER:
-                    plan.events = 1
-                    self._add_decoder(decoders, a.protocol)
-            if self.config.detect:
-                for protocol in self.decoder_classes:
-                    self._add_decoder(decoders, protocol)
-                for bit in decoders:
-                    plan.units |= <uint32_t>bit
-                plan.events |= 1 if decoders else 0
-            plan.journals = journals
-            plan.packets = 1 if levels and max(levels) <= LEVEL_IP and not decoders else 0
-            if plan.packets:
-                self.core.c.packet_units = 1
-            self.flow_decoders[f] = decoders
+            self.plan_flow(f)
+        if not any([a.tick is not None for a in self.attachments]):
+            self.tick_at = self.ticking = NEVER
+        elif self.tick_at == NEVER:
+            self.tick_at = -NEVER             # the next packet sets the clock
+        return 0
+
+    cdef int plan_flow(self, uint32_t f) except -1:
+        """Work out what the modules of one flow want."""
+        cdef fos_plan *plan = &self.core.c.plans[f]
+        cdef Attachment a
+        cdef uint32_t i
+        plan.units = plan.rows = plan.events = plan.packets = 0
+        journals = 0
+        levels = set()
+        decoders = {}
+        for a in self.attachments:
+            if a.flow is not None and a.flow != f:
+                continue
+            levels.add(a.lvl)
+            if a.opened is not None or a.closed is not None:
+                plan.events = 1
+            if a.whole_flow:
+                plan.journal[journals].classes = a.classes
+                a.journals[f] = journals
+                journals += 1
+                plan.rows |= a.classes
+                continue
+            if a.process is not None or a.process_batch is not None:
+                plan.units |= a.classes
+            if a.lvl == LEVEL_DECODER:
+                plan.events = 1
+                self._add_decoder(decoders, a.protocol)
+        if self.config.detect:
+            for protocol in self.decoder_classes:
+                self._add_decoder(decoders, protocol)
+            for bit in decoders:
+                plan.units |= <uint32_t>bit
+            plan.events |= 1 if decoders else 0
+        plan.journals = journals
+        for i in range(FOS_MAX_JOURNALS):     # rows of a module that went in the middle are nobody's
+            plan.journal[i].count = 0
+            if i >= plan.journals:
+                free(plan.journal[i].rows)
+                plan.journal[i].rows = NULL
+                plan.journal[i].capacity = 0
+        plan.packets = 1 if levels and max(levels) <= LEVEL_IP and not decoders else 0
+        if plan.packets:
+            self.core.c.packet_units = 1
+        self.flow_decoders[f] = decoders
         return 0
 
     def _add_decoder(self, decoders, protocol):
@@ -237,10 +308,23 @@ cdef class BaseEngine:
         return (c.units_pending >= self.deliver_units or c.rows_pending >= self.deliver_rows
                 or c.closed.count >= 4096 or c.opened.count >= 4096 or c.failed)
 
+    cdef uint32_t before_tick(self, const fos_ring *ring, uint32_t n) noexcept nogil:
+        """How many of the next n packets come before the next tick; 0: it is due."""
+        cdef uint32_t i
+        cdef int64_t ts
+        for i in range(n):
+            ts = fos_ring_slot(ring, ring.cur + i).ts
+            if self.tick_at == -NEVER or ts < self.tick_at - CLOCK_SET_BACK:
+                self.tick_at = ts - ts % SECOND + SECOND
+            elif ts >= self.tick_at:
+                self.ticking = ts - ts % SECOND
+                return i
+        return n
+
     cdef int pump(self, uint32_t most) except -1 nogil:
         """Run batches until something is due, the port has nothing, or `most` of them are done.
 
-        Returns how many packets were taken; -1 with an exception set on a fault of the port.
+        It stops where a tick is due, too.  Returns how many packets were taken; -1 with an exception set on a fault of the port.
         """
         cdef fos_ring *ring = &self.port.rx
         cdef fos_core *c = self.core.c
@@ -256,6 +340,10 @@ cdef class BaseEngine:
             n = ring.tail - ring.cur
             if n > self.batch:
                 n = self.batch
+            if self.tick_at != NEVER:
+                n = self.before_tick(ring, n)
+                if n == 0:
+                    break
             fos_burst(c, ring, ring.cur, n)
             ring.cur += n
             taken += n
@@ -272,21 +360,26 @@ cdef class BaseEngine:
         cdef int taken
         if self.port is None:
             raise UsageError("the engine has no port: call add_port first")
+        self._idle("step()")
         if self.ended:
             return False
-        if self.delivering:
-            raise UsageError("step() was called from within a module's call")
-        with nogil:
-            taken = self.pump(64)
+        self.busy = True
+        try:
+            with nogil:
+                taken = self.pump(64)
+        finally:
+            self.busy = False
         PyErr_CheckSignals()
         if self.core.c.failed:
             raise LimitError("memory ran out inside the core")
         if self.core.error is not None:
             error, self.core.error = self.core.error, None
             raise error
-        if self.due() or not taken:
-            self.deliver()
-            self.port.rx.head = self.port.rx.cur
+        if self.due() or not taken or self.replan_due or self.ticking != NEVER:
+            try:
+                self.deliver()
+            finally:
+                self.port.rx.head = self.port.rx.cur
         if not taken and self.port.ended and self.port.rx.cur == self.port.rx.tail:
             self.finish()
             return False
@@ -294,12 +387,15 @@ cdef class BaseEngine:
 
     def finish(self):
         """End every connection as the input's end does, and deliver what is left."""
+        self._idle("finish()")
         if self.ended:
             return
         self.ended = True
-        self.deliver()
-        fos_core_end(self.core.c)
-        self.deliver()
+        try:
+            self.deliver()
+        finally:
+            fos_core_end(self.core.c)
+            self.deliver()
 
     @property
     def finished(self):
@@ -309,7 +405,9 @@ cdef class BaseEngine:
     # ---- delivery -------------------------------------------------------------------------
 
     cdef int deliver(self) except -1:
-        self.delivering = True
+        """Hand out what gathered; raise what a module raised when all of it is done."""
+        self.busy = True
+        self.serving = self.attachments
         try:
             self._tell_opened()
             self._gather()
@@ -319,43 +417,64 @@ cdef class BaseEngine:
             self._tell_closed()
             self._tell_time()
         finally:
-            self.delivering = False
+            self.busy = self.aborting = False
+            self.serving = []
+            if self.replan_due:
+                self.replan()
+        if self.raised is not None:
+            error, self.raised = self.raised, None
+            raise error
         return 0
 
-    cdef Connection handle(self, uint32_t index):
-        cdef Connection handle = connection_of(self.core, index)
-        handle.flow_names = self.names_tuple
-        cdef void *decoding = self.core.c.table.cold[index].decoding
-        if decoding != NULL:
-            handle.detected = (<Decoding>decoding).name
-        return handle
-
-    def _fault(self, Attachment a, error):
-        """A module raised: keep the error; pass it on unless modules are isolated."""
+    cdef int _fault(self, Attachment a, error) except -1:
+        """A module raised: keep the error; it is raised again unless modules are isolated."""
+        if not isinstance(error, Exception):  # Ctrl-C, or the program's end: nobody is called any more
+            self.raised = error
+            self.aborting = True
+            return 0
         self.core.c.counters.v[FOS_C_module_errors] += 1
         a.errors.append("".join(traceback.format_exception(type(error), error, error.__traceback__)))
-        a.errors = a.errors[max(0, len(a.errors) - 16):]
-        if not self.config.isolate:
-            raise error
+        del a.errors[:max(0, len(a.errors) - 16)]
+        if not self.config.isolate and self.raised is None:
+            self.raised = error
+        return 0
+
+    cdef bint hears(self, Attachment a, const fos_conn *conn):
+        """Is this connection one of the module's?"""
+        return (not self.aborting and not a.detached and (a.flow is None or a.flow == conn.flow)
+                and a.classes & fos_class_of(conn.key.proto))
 
     def _tell_opened(self):
         cdef fos_core *c = self.core.c
-        cdef uint32_t i, index, flow
+        cdef uint32_t i, index
         cdef Attachment a
         for i in range(c.opened.count):
             index = c.opened.items[i]
-            flow = c.table.conns[index].flow
             c.table.conns[index].flags |= FOS_CONN_ANNOUNCED
-            for a in self.attachments:
-                if a.opened is None or (a.flow is not None and a.flow != flow):
-                    continue
-                if not a.classes & fos_class_of(c.table.conns[index].key.proto):
+            for a in self.serving:
+                if a.opened is None or not self.hears(a, &c.table.conns[index]):
                     continue
                 try:
-                    a.opened(self.handle(index))
-                except Exception as error:
+                    a.opened(connection_of(self.core, index))
+                except BaseException as error:
                     self._fault(a, error)
         c.opened.count = 0
+
+    def _tell_time(self):
+        """Tell that a second of capture time is over, if the next packet says so."""
+        cdef Attachment a
+        cdef int64_t now = self.ticking
+        if now == NEVER:
+            return
+        self.ticking = NEVER
+        self.tick_at = now + SECOND
+        for a in self.serving:
+            if a.tick is None or a.detached or self.aborting:
+                continue
+            try:
+                a.tick(now)
+            except BaseException as error:
+                self._fault(a, error)
 
     def _gather(self):
         """List the connections with something to deliver; run the decoders on them."""
@@ -384,7 +503,11 @@ cdef class BaseEngine:
         c.units_pending = 0
         self.ready_count = n
         for i in range(n):
-            self._decode(self.ready[i])
+            try:
+                self._decode(self.ready[i])
+            except BaseException as error:    # not a decoder's fault, which is its connection's alone
+                self.raised = error
+                self.aborting = True
 
     cdef int _decode(self, uint32_t index) except -1:
         cdef fos_core *c = self.core.c
@@ -404,7 +527,7 @@ cdef class BaseEngine:
             cold.decoding = <void *>decoding
         decoding = <Decoding>cold.decoding
         decoding.decode()
-        if decoding.over and decoding is not self.nothing:
+        if decoding.decoder is None and decoding.over and decoding is not self.nothing:
             # Every decoder declined: what was kept for them goes, one object stands for all such connections.
             Py_INCREF(self.nothing)
             cold.decoding = <void *>self.nothing
@@ -413,8 +536,6 @@ cdef class BaseEngine:
         if conn.flags & FOS_CONN_CLOSED:
             for d in range(2):
                 decoding.finish(d, fos_half_of(c, index, d).next if conn.flags & FOS_CONN_HALVES else 0, conn.last_ns)
-        if cold.handle != NULL:
-            (<Connection>cold.handle).detected = decoding.name
         return 0
 
     cdef Window window(self, Attachment a, uint32_t n):
@@ -439,14 +560,14 @@ cdef class BaseEngine:
         cdef void *held
         if not self.ready_count:
             return
-        for a in self.attachments:
+        for a in self.serving:
             if a.whole_flow or (a.process is None and a.process_batch is None):
                 continue
             n = 0
             for i in range(self.ready_count):
                 index = self.ready[i]
                 conn = &c.table.conns[index]
-                if (a.flow is not None and a.flow != conn.flow) or not a.classes & fos_class_of(conn.key.proto):
+                if not self.hears(a, conn):
                     continue
                 held = NULL
                 if a.lvl == LEVEL_DECODER:
@@ -465,7 +586,8 @@ cdef class BaseEngine:
                         w.first = 0
                         w.stop = len(w.made)
                         w.offset = w.made[0].start
-                        w.length = w.made[len(w.made) - 1].end - w.offset
+                        end = w.made[w.stop - 1].end
+                        w.length = end - w.offset if end > w.offset else 0
                     else:
                         if s == NULL or s.head_index == s.tail_index:
                             continue
@@ -473,8 +595,8 @@ cdef class BaseEngine:
                         w.made = None
                         w.first = s.head_index
                         w.stop = s.tail_index
-                        w.offset = s.head_off
-                        w.length = s.tail_off - s.head_off
+                        w.offset = s.first.units[s.head_index - s.first.base].off
+                        w.length = s.tail_off - w.offset
                     w.stream = s
                     w.index = index
                     w.generation = conn.generation
@@ -492,21 +614,20 @@ cdef class BaseEngine:
                 self._call(a, n)
 
     cdef int _call(self, Attachment a, uint32_t n) except -1:
-        """Hand n windows to a module; take them back whatever it does."""
+        """Hand n windows to a module; take them back whatever it does.  An error in one does not keep the next away."""
         cdef Window w
-        cdef uint32_t i
-        for i in range(n):
-            w = <Window>a.pool[i]
-            if self.core.c.table.cold[w.index].handle != NULL:
-                (<Connection>self.core.c.table.cold[w.index].handle).flow_names = self.names_tuple
+        cdef uint32_t i = 0
         try:
-            if a.process_batch is not None:
-                a.process_batch(a.pool[:n])
-            else:
-                for i in range(n):
-                    a.process(a.pool[i])
-        except Exception as error:
-            self._fault(a, error)
+            while i < n and not a.detached and not self.aborting:
+                try:
+                    if a.process_batch is not None:
+                        i = n
+                        a.process_batch(a.pool[:n])
+                    while i < n and not a.detached:
+                        i += 1
+                        a.process(a.pool[i - 1])
+                except BaseException as error:
+                    self._fault(a, error)
         finally:
             for i in range(n):
                 w = <Window>a.pool[i]
@@ -545,7 +666,7 @@ cdef class BaseEngine:
         cdef uint32_t f
         if not c.rows_pending:
             return
-        for a in self.attachments:
+        for a in self.serving:
             if not a.whole_flow:
                 continue
             for f in range(len(self.names)):
@@ -556,11 +677,13 @@ cdef class BaseEngine:
                     continue
                 w = flow_window(journal, self.names[f], a.protocol)
                 try:
-                    if a.process_batch is not None:
+                    if a.detached or self.aborting:
+                        pass
+                    elif a.process_batch is not None:
                         a.process_batch([w])
                     elif a.process is not None:
                         a.process(w)
-                except Exception as error:
+                except BaseException as error:
                     self._fault(a, error)
                 finally:
                     give_back(w, journal)
@@ -568,48 +691,34 @@ cdef class BaseEngine:
 
     def _tell_closed(self):
         cdef fos_core *c = self.core.c
-        cdef uint32_t i, index, flow
+        cdef uint32_t i, index
         cdef Attachment a
-        cdef Connection handle
         cdef void *decoding
         for i in range(c.closed.count):
             index = c.closed.items[i]
-            flow = c.table.conns[index].flow
             reason = REASONS[c.table.conns[index].reason]
-            for a in self.attachments:
-                if a.closed is None or (a.flow is not None and a.flow != flow):
-                    continue
-                if not a.classes & fos_class_of(c.table.conns[index].key.proto):
+            for a in self.serving:
+                if a.closed is None or not self.hears(a, &c.table.conns[index]):
                     continue
                 try:
-                    a.closed(self.handle(index), reason)
-                except Exception as error:
+                    a.closed(connection_of(self.core, index), reason)
+                except BaseException as error:
                     self._fault(a, error)
             if c.table.cold[index].handle != NULL:
-                handle = <Connection>c.table.cold[index].handle
-                handle.flow_names = self.names_tuple
-                handle.settle()
+                (<Connection>c.table.cold[index].handle).settle()
             decoding = c.table.cold[index].decoding
             if decoding != NULL:
+                self._add_up(<Decoding>decoding)
                 c.table.cold[index].decoding = NULL
                 Py_DECREF(<object>decoding)
             fos_conn_free(c, index)
         c.closed.count = 0
 
-    def _tell_time(self):
-        """Tell the modules that want it the time, once a second of capture time."""
-        cdef Attachment a
-        cdef int64_t second = self.core.c.now // 1_000_000_000
-        if not self.core.c.packet_number or second == self.ticked:
-            return
-        self.ticked = second
-        for a in self.attachments:
-            if a.tick is None:
-                continue
-            try:
-                a.tick(self.core.c.now)
-            except Exception as error:
-                self._fault(a, error)
+    def _add_up(self, Decoding decoding):
+        """Add what a connection's decoder counted to the engine's counters: "<protocol>_<reason>"."""
+        for reason, count in decoding.counters().items():
+            name = f"{decoding.name}_{reason}"
+            self.core.extra[name] = self.core.extra.get(name, 0) + count
 
     # ---- what can be read -----------------------------------------------------------------
 
@@ -652,7 +761,7 @@ cdef class BaseEngine:
         found = []
         for i in range(1, self.core.c.table.used + 1):
             if self.core.c.table.conns[i].generation & 1 and not self.core.c.table.conns[i].flags & FOS_CONN_CLOSED:
-                found.append(self.handle(i))
+                found.append(connection_of(self.core, i))
         return found
 
     def _check(self):

@@ -8,7 +8,7 @@ different threads.  Nothing is lost while both are open: a full ring makes the s
 turn to something else.
 """
 cimport cython
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
 
 from flowos.core.arena cimport Arena

@@ -8,3 +8,4 @@ cdef class Core:
     cdef public object on_datagram   # called with each datagram put together, as bytes
     cdef public object error         # what a callback raised where nothing may raise
     cdef public dict extra     # counters that Python code keeps, by name
+    cdef public tuple flow_names     # by number of flow; 0: no flow

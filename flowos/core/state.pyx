@@ -38,7 +38,8 @@ cdef int _tell_datagram(fos_core *core, fos_datagram *out) noexcept:
         packet = PyBytes_FromStringAndSize(<char *>out.data, out.len)
         owner.on_datagram(packet, out.id)
     except BaseException as error:
-        owner.error = error
+        if owner.error is None or not isinstance(error, Exception):
+            owner.error = error
     return 0
 
 
@@ -48,6 +49,7 @@ cdef class Core:
     def __cinit__(self, config):
         cdef int i
         self.extra = {}
+        self.flow_names = (None,)
         self.c = <fos_core *>calloc(1, sizeof(fos_core))
         if self.c == NULL:
             raise LimitError("no memory for the state of an engine")

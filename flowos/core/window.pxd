@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from flowos.core.connection cimport Connection
 from flowos.core.core cimport fos_stream
+from flowos.core.decoding cimport Decoding
 from flowos.core.state cimport Core
 from flowos.core.unit cimport fos_unit
 
@@ -28,10 +29,14 @@ cdef class DataUnit:
     cdef uint32_t generation
     cdef uint64_t number       # index of the record in its stream
     cdef int dir               # by key
+    cdef readonly int direction
     cdef int lvl               # LEVEL_*
-    cdef object decoding
+    cdef uint8_t proto
+    cdef Decoding decoding
     cdef object made           # what a Python decoder emitted: a flowos.decoder.Unit
+    cdef list mates            # the list that it stands in
     cdef fos_stream *stream(self) except? NULL
+    cdef bint held(self)
     cdef int alive(self) except -1
     cdef int extent(self, const uint8_t **start, uint64_t *n, const uint8_t **header, uint64_t *header_n) except -1
     cdef object bytes_at(self, const uint8_t *p, uint64_t n)
@@ -43,20 +48,22 @@ cdef class Window:
     cdef uint32_t generation
     cdef int dir               # by key
     cdef int lvl               # LEVEL_*
-    cdef object decoding
+    cdef Decoding decoding
     cdef fos_stream *stream
     cdef list made             # units of a Python decoder, in place of a stream
     cdef uint64_t first, stop  # range of unit indices
-    cdef public uint64_t offset
-    cdef public uint64_t length
-    cdef public int direction
-    cdef public bint complete
-    cdef public object protocol
-    cdef public int64_t now
+    cdef readonly uint64_t offset
+    cdef readonly uint64_t length
+    cdef readonly int direction
+    cdef readonly bint complete
+    cdef readonly object protocol
+    cdef readonly int64_t now
     cdef bint live
     cdef int check(self) except -1
     cdef DataUnit unit_at(self, uint64_t number)
+    cdef bint shows(self, uint64_t number)
 
 
 cdef object view_of(Core core, const fos_unit *u, const uint8_t *p, uint64_t n)
-cdef DataUnit unit_of(Core core, uint32_t index, int dir, int level, uint64_t number, const fos_unit *u, object decoding)
+cdef DataUnit unit_of(Core core, uint32_t index, int dir, int level, uint64_t number, const fos_unit *u)
+cdef DataUnit made_unit(Core core, uint32_t index, int dir, Decoding decoding, list made, uint64_t number)

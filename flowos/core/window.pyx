@@ -15,9 +15,11 @@ from libc.string cimport memcpy
 
 from flowos.core.connection cimport Connection, connection_of
 from flowos.core.core cimport *
+from flowos.core.decoding cimport Decoding
 from flowos.core.state cimport Core
 from flowos.core.unit cimport *
 
+from flowos.core.connection import PROTOCOLS
 from flowos.core.errors import StaleError
 
 KINDS = {FOS_UNIT_DATA: "data", FOS_UNIT_GAP: "gap", FOS_UNIT_SYN: "syn", FOS_UNIT_FIN: "fin", FOS_UNIT_RST: "rst"}
@@ -78,17 +80,50 @@ cdef inline bint has_bytes(const fos_unit *u) noexcept nogil:
     return u.len and u.kind != FOS_UNIT_GAP
 
 
-cdef DataUnit unit_of(Core core, uint32_t index, int dir, int level, uint64_t number, const fos_unit *u, object decoding):
+cdef inline DataUnit unit_on(Core core, uint32_t index, int dir, int level, uint64_t number):
     cdef DataUnit unit = DataUnit.__new__(DataUnit)
+    cdef fos_conn *conn = &core.c.table.conns[index]
     unit.core = core
     unit.index = index
-    unit.generation = core.c.table.conns[index].generation
+    unit.generation = conn.generation
     unit.dir = dir
+    unit.direction = dir ^ (conn.flags & FOS_CONN_A_IS_HIGH)
+    unit.proto = conn.key.proto
     unit.lvl = level
     unit.number = number
-    unit.u = u[0]
-    unit.decoding = decoding
+    if level == LEVEL_DECODER:
+        unit.decoding = <Decoding>core.c.table.cold[index].decoding
     return unit
+
+
+cdef DataUnit unit_of(Core core, uint32_t index, int dir, int level, uint64_t number, const fos_unit *u):
+    """The handle on a record of the transport's stream, or of a compiled decoder's."""
+    cdef DataUnit unit = unit_on(core, index, dir, level, number)
+    unit.u = u[0]
+    return unit
+
+
+cdef DataUnit made_unit(Core core, uint32_t index, int dir, Decoding decoding, list made, uint64_t number):
+    """The handle on a unit that a Python decoder made: the one of this number in the list."""
+    cdef DataUnit unit = unit_on(core, index, dir, LEVEL_DECODER, number)
+    unit.made = made[number]
+    unit.mates = made
+    unit.u.ts = unit.made.ts
+    unit.u.off = unit.u.start = unit.made.start
+    unit.u.end = unit.made.end
+    unit.u.len = len(unit.made.data) if unit.made.data is not None else unit.made.end - unit.made.start
+    return unit
+
+
+cdef inline bint has_frame(const fos_unit *u) noexcept nogil:
+    return u.frame != NULL and (u.kind != FOS_UNIT_GAP or u.flags & FOS_UNIT_CUT)
+
+
+cdef inline bint is_datagram(const fos_unit *u, const fos_unit *before) noexcept nogil:
+    """Is this a datagram's first record?  A hole is none, and data may be followed by its FIN."""
+    if not has_frame(u) or u.flags & FOS_UNIT_SAME_DATAGRAM:
+        return False
+    return before == NULL or before.packet != u.packet or not has_frame(before)
 
 
 cdef class DataUnit:
@@ -103,16 +138,22 @@ cdef class DataUnit:
 
     cdef fos_stream *stream(self) except? NULL:
         if self.lvl == LEVEL_DECODER:
-            return <fos_stream *><size_t>self.decoding.stream_address(self.dir)
+            return &self.decoding.up[self.dir]
         return fos_half_of(self.core.c, self.index, self.dir).stream
 
-    cdef int alive(self) except -1:
+    cdef bint held(self):
         cdef fos_stream *s
-        if self.core.c.table.conns[self.index].generation == self.generation:
-            s = self.stream()
-            if s != NULL and s.head_index <= self.number < s.tail_index:
-                return 1
-        raise StaleError(f"unit {self.number} of connection record {self.index}: its bytes were released")
+        if self.core.c.table.conns[self.index].generation != self.generation:
+            return False
+        if self.made is not None:
+            return self.decoding.made[self.dir] is self.mates
+        s = self.stream()
+        return s != NULL and s.head_index <= self.number < s.tail_index
+
+    cdef int alive(self) except -1:
+        if not self.held():
+            raise StaleError(f"unit {self.number} of connection record {self.index}: its bytes were released")
+        return 1
 
     cdef int extent(self, const uint8_t **start, uint64_t *n, const uint8_t **header, uint64_t *header_n) except -1:
         """Where this unit's payload and header lie."""
@@ -130,7 +171,7 @@ cdef class DataUnit:
             return 0
         if self.lvl == LEVEL_FRAME:
             start[0] = u.frame + u.l3
-            n[0] = u.captured - u.l3
+            n[0] = u.captured - u.l3 if u.captured > u.l3 else 0
             header[0] = u.frame
             header_n[0] = u.l3
         elif self.lvl == LEVEL_IP:
@@ -143,14 +184,11 @@ cdef class DataUnit:
             start[0] = u.frame + u.payload
             n[0] = u.len
             header[0] = u.frame + u.l4
-            header_n[0] = transport_header(u, self.core.c.table.conns[self.index].key.proto)
+            header_n[0] = transport_header(u, self.proto)
         return 0
 
     cdef object bytes_at(self, const uint8_t *p, uint64_t n):
-        if not n:
-            return memoryview(b"")
-        self.alive()
-        return view_of(self.core, &self.u, p, n)
+        return view_of(self.core, &self.u, p, n) if n else memoryview(b"")
 
     @property
     def kind(self):
@@ -167,7 +205,7 @@ cdef class DataUnit:
         if self.lvl == LEVEL_DECODER:
             return self.decoding.name
         if self.lvl == LEVEL_TRANSPORT:
-            return connection_of(self.core, self.index).proto
+            return PROTOCOLS.get(self.proto) or f"ip-{self.proto}"
         return LEVELS[self.lvl]
 
     @property
@@ -255,13 +293,13 @@ cdef class DataUnit:
 
     @property
     def message(self):
-        """Number the message in its direction, from 0; None below the decoders' levels."""
-        return self.u.message if self.lvl == LEVEL_DECODER else None
+        """Number the message in its direction, from 0; None where the decoder does not count them."""
+        return self.u.message if self.lvl == LEVEL_DECODER and self.made is None else None
 
     @property
     def value(self):
-        """Give the decoder's own number: a status, a length; None below the decoders' levels."""
-        return self.u.value if self.lvl == LEVEL_DECODER else None
+        """Give the decoder's own number: a status, a length; None where it has none."""
+        return self.u.value if self.lvl == LEVEL_DECODER and self.made is None else None
 
     @property
     def lower(self):
@@ -275,7 +313,8 @@ cdef class DataUnit:
         cdef const uint8_t *h
         cdef uint64_t n, m
         if self.made is not None:
-            return memoryview(self.made.data or b"")
+            return memoryview(self.made.data or b"").toreadonly()
+        self.alive()
         self.extent(&p, &n, &h, &m)
         return self.bytes_at(p, n)
 
@@ -293,19 +332,16 @@ cdef class DataUnit:
         cdef uint64_t n, m
         if self.made is not None:
             return memoryview(b"")
+        self.alive()
         self.extent(&p, &n, &h, &m)
         return self.bytes_at(h, m)
 
     @property
     def frame_offset(self):
         """Give where this level's payload begins in the frame; None on a decoder's level and for gaps."""
-        cdef const uint8_t *p
-        cdef const uint8_t *h
-        cdef uint64_t n, m
         if self.lvl == LEVEL_DECODER or self.u.kind == FOS_UNIT_GAP or self.u.frame == NULL:
             return None
-        self.extent(&p, &n, &h, &m)
-        return p - self.u.frame
+        return self.u.l3 if self.lvl == LEVEL_FRAME else self.u.l4 if self.lvl == LEVEL_IP else self.u.payload
 
     @property
     def info(self):
@@ -317,29 +353,51 @@ cdef class DataUnit:
         return self.decoding.describe(self.u.kind, bytes(self.data))
 
     def _at(self, int level, number):
-        """The unit of this level with the same record, or of a record of the transport stream."""
-        cdef fos_unit *u = fos_stream_unit(fos_half_of(self.core.c, self.index, self.dir).stream, number)
+        """The unit of this level that shows a record of the transport's stream; None: there is no such record."""
+        cdef fos_stream *s = fos_half_of(self.core.c, self.index, self.dir).stream
+        cdef fos_unit *u = fos_stream_unit(s, number)
+        cdef fos_unit *before
+        while u != NULL and level < LEVEL_TRANSPORT and number > s.head_index:
+            before = fos_stream_unit(s, number - 1)
+            if before.packet != u.packet or is_datagram(u, before):
+                break
+            number, u = number - 1, before    # the datagram's first record stands for it
         if u == NULL:
             return None
-        return unit_of(self.core, self.index, self.dir, level, number, u, self.decoding)
+        return unit_of(self.core, self.index, self.dir, level, number, u)
 
-    def _overlapping(self, int level, uint64_t start, uint64_t end):
-        """Units of the transport stream (level < 3) or of the decoder's that overlap [start, end)."""
-        cdef fos_stream *s
+    def _above(self, uint64_t start, uint64_t end):
+        """The decoder's units that cover bytes of [start, end) of the transport's stream."""
+        cdef void *held = self.core.c.table.cold[self.index].decoding
+        cdef Decoding decoding
         cdef fos_unit *u
-        cdef uint64_t i, a, b
-        if level == LEVEL_DECODER:
-            if self.decoding is None:
-                return []
-            s = <fos_stream *><size_t>self.decoding.stream_address(self.dir)
-        else:
-            s = fos_half_of(self.core.c, self.index, self.dir).stream
+        cdef uint64_t i
+        if held == NULL:
+            return []
+        decoding = <Decoding>held
+        found = []
+        if decoding.native is None:
+            made = decoding.made[self.dir]
+            for i in range(len(made)):
+                if made[i].start < end and made[i].end > start:
+                    found.append(made_unit(self.core, self.index, self.dir, decoding, made, i))
+            return found
+        for i in range(decoding.up[self.dir].head_index, decoding.up[self.dir].tail_index):
+            u = fos_stream_unit(&decoding.up[self.dir], i)
+            if u.start < end and u.end > start:
+                found.append(unit_of(self.core, self.index, self.dir, LEVEL_DECODER, i, u))
+        return found
+
+    def _below(self, uint64_t start, uint64_t end):
+        """The units of the transport's stream that hold bytes of [start, end)."""
+        cdef fos_stream *s = fos_half_of(self.core.c, self.index, self.dir).stream
+        cdef fos_unit *u
+        cdef uint64_t i
         found = []
         for i in range(s.head_index, s.tail_index):
             u = fos_stream_unit(s, i)
-            a, b = (u.start, u.end) if level == LEVEL_DECODER else (u.off, u.off + u.len)
-            if a < end and b > start:
-                found.append(unit_of(self.core, self.index, self.dir, level, i, u, self.decoding))
+            if u.off < end and u.off + u.len > start:
+                found.append(unit_of(self.core, self.index, self.dir, LEVEL_TRANSPORT, i, u))
         return found
 
     @property
@@ -349,7 +407,7 @@ cdef class DataUnit:
         if self.lvl == LEVEL_DECODER:
             return []
         if self.lvl == LEVEL_TRANSPORT:
-            return self._overlapping(LEVEL_DECODER, self.u.off, self.u.off + self.u.len)
+            return self._above(self.u.off, self.u.off + self.u.len)
         if self.lvl == LEVEL_FRAME:
             return [self._at(LEVEL_IP, self.number)]
         found, number = [self._at(LEVEL_TRANSPORT, self.number)], self.number + 1
@@ -365,31 +423,39 @@ cdef class DataUnit:
         """List the units of the next lower level that this one was made from."""
         self.alive()
         if self.lvl == LEVEL_DECODER:
-            return self._overlapping(LEVEL_TRANSPORT, self.u.start, self.u.end)
+            return self._below(self.u.start, self.u.end)
         if self.lvl == LEVEL_FRAME or self.u.kind == FOS_UNIT_GAP:
             return []
         return [self._at(self.lvl - 1, self.number)]
 
     @property
     def connection(self):
-        """Give the connection."""
+        """Give the connection; `StaleError` once it has ended."""
+        if self.core.c.table.conns[self.index].generation != self.generation:
+            raise StaleError(f"unit {self.number}: its connection has ended")
         return connection_of(self.core, self.index)
-
-    @property
-    def direction(self):
-        """Give 0 for a to b, 1 for b to a."""
-        return self.dir ^ (self.core.c.table.conns[self.index].flags & FOS_CONN_A_IS_HIGH)
 
     @property
     def next(self):
         """Give the next unit of the same stream that is held, or None (D3.2's list of units)."""
-        cdef fos_stream *s = self.stream()
+        cdef fos_stream *s
         cdef fos_unit *u
+        cdef fos_unit *before
+        cdef uint64_t number = self.number + 1
         self.alive()
-        u = fos_stream_unit(s, self.number + 1)
+        if self.made is not None:
+            if number == <uint64_t>len(self.mates):
+                return None
+            return made_unit(self.core, self.index, self.dir, self.decoding, self.mates, number)
+        s = self.stream()
+        before = fos_stream_unit(s, self.number)
+        u = fos_stream_unit(s, number)
+        while u != NULL and self.lvl < LEVEL_TRANSPORT and not is_datagram(u, before):
+            number += 1
+            before, u = u, fos_stream_unit(s, number)
         if u == NULL:
             return None
-        return unit_of(self.core, self.index, self.dir, self.lvl, self.number + 1, u, self.decoding)
+        return unit_of(self.core, self.index, self.dir, self.lvl, number, u)
 
     def __eq__(self, other):
         cdef DataUnit o
@@ -397,7 +463,7 @@ cdef class DataUnit:
             return NotImplemented
         o = <DataUnit>other
         return (self.core is o.core and self.index == o.index and self.generation == o.generation
-                and self.dir == o.dir and self.lvl == o.lvl and self.number == o.number)
+                and self.dir == o.dir and self.lvl == o.lvl and self.number == o.number and self.made is o.made)
 
     def __hash__(self):
         return hash((self.index, self.generation, self.dir, self.lvl, self.number))
@@ -420,7 +486,7 @@ cdef uint32_t ip_end(const fos_unit *u) noexcept nogil:
 
 
 cdef uint64_t transport_header(const fos_unit *u, uint8_t proto) noexcept nogil:
-    cdef uint64_t n = u.captured - u.l4
+    cdef uint64_t n = u.captured - u.l4 if u.captured > u.l4 else 0
     cdef uint64_t want = 0
     if proto == 6:
         want = (u.frame[u.l4 + 12] >> 4) * 4 if n >= 20 else 0
@@ -470,36 +536,40 @@ cdef class Window:
         return self.offset + self.length
 
     cdef DataUnit unit_at(self, uint64_t number):
-        cdef DataUnit unit
         if self.made is not None:
-            unit = DataUnit.__new__(DataUnit)
-            unit.core = self.core
-            unit.index = self.index
-            unit.generation = self.generation
-            unit.dir = self.dir
-            unit.lvl = LEVEL_DECODER
-            unit.decoding = self.decoding
-            unit.made = self.made[number]
-            unit.number = number
-            unit.u.ts = unit.made.ts
-            unit.u.start = unit.made.start
-            unit.u.end = unit.made.end
-            unit.u.len = len(unit.made.data) if unit.made.data is not None else unit.made.end - unit.made.start
-            return unit
-        return unit_of(self.core, self.index, self.dir, self.lvl, number, fos_stream_unit(self.stream, number),
-                       self.decoding)
+            return made_unit(self.core, self.index, self.dir, self.decoding, self.made, number)
+        return unit_of(self.core, self.index, self.dir, self.lvl, number, fos_stream_unit(self.stream, number))
 
     @property
     def units(self):
         """Iterate over the data units, oldest first."""
-        cdef uint64_t i
         self.check()
-        for i in range(self.first, self.stop):
-            self.check()
-            yield self.unit_at(i)
+        return self._iterate()
+
+    def _iterate(self):
+        cdef uint64_t i = self.first
+        cdef bint all_show = self.made is not None or self.lvl >= LEVEL_TRANSPORT
+        while i < self.stop:
+            if not self.live:
+                self.check()
+            if all_show or self.shows(i):
+                yield self.unit_at(i)
+            i += 1
+
+    cdef bint shows(self, uint64_t number):
+        """Is this record a unit of the window's level?  On the lower ones a datagram is one unit."""
+        if self.made is not None or self.lvl >= LEVEL_TRANSPORT:
+            return True
+        return is_datagram(fos_stream_unit(self.stream, number), fos_stream_unit(self.stream, number - 1))
 
     def __len__(self):
-        return self.stop - self.first
+        cdef uint64_t i, n = 0
+        self.check()
+        if self.made is not None or self.lvl >= LEVEL_TRANSPORT:
+            return self.stop - self.first
+        for i in range(self.first, self.stop):
+            n += self.shows(i)
+        return n
 
     @property
     def segments(self):
@@ -557,18 +627,20 @@ cdef class Window:
         self.check()
         import numpy
 
-        rows = numpy.zeros(self.stop - self.first, row_dtype())
+        rows = []
         proto = self.core.c.table.conns[self.index].key.proto
         for i in range(self.first, self.stop):
             if self.made is not None:
+                made = self.made[i]
                 unit = self.unit_at(i)
-                rows[i - self.first] = (unit.offset, unit.ts, 0, self.index, unit.length, 0, 0, self.direction, proto)
+                rows.append((unit.offset, made.ts, made.packet, self.index, unit.length, 0, 0, self.direction, proto))
+                continue
+            if not self.shows(i):
                 continue
             u = fos_stream_unit(self.stream, i)
-            rows[i - self.first] = (u.off, u.ts, u.packet if self.lvl != LEVEL_DECODER else 0, self.index,
-                                    min(u.len, 0xffffffff), u.wire if self.lvl != LEVEL_DECODER else 0, u.kind,
-                                    self.direction, proto)
-        return rows
+            rows.append((u.off, u.ts, u.packet if self.lvl != LEVEL_DECODER else 0, self.index, min(u.len, 0xffffffff),
+                         u.wire if self.lvl != LEVEL_DECODER else 0, u.kind, self.direction, proto))
+        return numpy.array(rows, row_dtype())
 
     def __repr__(self):
         if not self.live:

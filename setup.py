@@ -1,6 +1,7 @@
 """Compile FlowOS's native modules; everything else is declared in setup.cfg.
 
-FLOWOS_BUILD picks a profile: release (the default), debug, asan, tsan or coverage.
+FLOWOS_BUILD picks a profile: release (the default), debug, asan, tsan or coverage; or none, which
+compiles nothing and serves an editable install beside a build in place.
 CFLAGS of the environment come last, so that whoever packages FlowOS has the final word.
 """
 import multiprocessing
@@ -26,6 +27,7 @@ PROFILES = {                        # profile: (compiler flags, linker flags)
              ["-fsanitize=address,undefined"]),
     "tsan": (["-O1", *CHECKED, "-fsanitize=thread"], ["-fsanitize=thread"]),
     "coverage": (["-O0", *CHECKED, "-DCYTHON_TRACE_NOGIL=1"], []),
+    "none": ([], []),
 }
 # Cython's own code leaves helpers and labels unused; everything else of -Wall is ours to heed.
 WARNINGS = ["-Wall", "-Wno-unused-function", "-Wno-unused-variable", "-Wno-unused-but-set-variable",
@@ -40,8 +42,9 @@ cores = len(os.sched_getaffinity(0))
 # Timestamps do not tell that the profile changed, so remember it.
 stamp = Path("build/profile")
 stale = not stamp.exists() or stamp.read_text() != profile
-stamp.parent.mkdir(exist_ok=True)
-stamp.write_text(profile)
+if profile != "none":
+    stamp.parent.mkdir(exist_ok=True)
+    stamp.write_text(profile)
 
 # Workers of cythonize must not run this file again, which is what the other methods do.
 multiprocessing.set_start_method("fork", force=True)
@@ -60,6 +63,7 @@ extensions = [
     )
     for package, folder in TREES.items()
     for source in sorted(Path(folder).glob("*.pyx"))
+    if profile != "none"
 ]
 
 setup(

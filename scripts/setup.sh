@@ -2,7 +2,7 @@
 # Make .venv, and compile FlowOS in place; make calls the steps as their stamps grow old.
 #
 #     scripts/setup.sh venv       the virtual environment, with what building and running need
-#     scripts/setup.sh build      compile what changed; the first time, by installing FlowOS editable
+#     scripts/setup.sh build      compile what changed, in place; install FlowOS editable, once
 #     scripts/setup.sh test       what the tests import
 #     scripts/setup.sh bench      what the benchmarks import
 #
@@ -29,14 +29,13 @@ venv)
         run "virtual environment in $venv ($("$python" -V 2>&1))" venv.log "$python" -m venv "$venv"
     fi
     run "Python packages to build and run" pip-build.log requirements build run ;;
-build)
+build)      # pip would compile in a folder of its own, everything, each time
+    run "compiling (${FLOWOS_BUILD:-release})" build.log "$venv/bin/python" setup.py -q build_ext --inplace
     if [ ! -e "$venv/bin/flowos" ] || [ setup.cfg -nt "$venv/bin/flowos" ]; then
         rm -f "$venv/bin/flowos"
-        run "compiling (${FLOWOS_BUILD:-release}) and installing flowos into $venv" build.log \
-            pip_install --no-deps --no-build-isolation -e .
+        run "installing flowos into $venv" install.log \
+            env FLOWOS_BUILD=none "$venv/bin/python" -m pip install -q --no-deps --no-build-isolation -e .
         touch "$venv/bin/flowos"
-    else
-        run "compiling (${FLOWOS_BUILD:-release})" build.log "$venv/bin/python" setup.py -q build_ext --inplace
     fi ;;
 test)
     run "Python packages for the tests" pip-test.log requirements test ;;

@@ -7,10 +7,26 @@ from flowos.core.state cimport Core
 from flowos.core.unit cimport fos_sink, fos_unit
 
 
+cdef enum:
+    MARKS = 4
+
+
+ctypedef struct packet_mark:
+    uint64_t end               # where a unit of the lower stream ended,
+    uint64_t packet            # ... and the packet that brought it
+
+
+ctypedef struct packet_marks:  # of lower units that were released before units covered them
+    packet_mark[MARKS] marks
+    uint32_t count
+    uint64_t covered           # lower bytes that units cover
+
+
 ctypedef struct decoding_sink:
     fos_sink base
     fos_core *core
     fos_stream *stream
+    packet_marks *packets
     const uint8_t *piece       # the bytes being fed, when units may refer to them
     size_t piece_n
     int64_t ts
@@ -26,6 +42,7 @@ cdef class Decoding:
     cdef dict kinds            # names of the decoder's kinds of units
     cdef Decoder native
     cdef fos_stream up[2]      # by direction of the key
+    cdef packet_marks packets[2]
     cdef list made             # units of a Python decoder: a list for each direction of the key
     cdef decoding_sink sink
     cdef list candidates       # classes not yet ruled out: a list for each direction of the key
@@ -48,4 +65,7 @@ cdef class Decoding:
     cdef int _gap(self, int dir, uint64_t off, uint64_t n, int64_t ts) except -1
     cdef int _keep(self, int dir, units, int64_t ts) except -1
     cdef int finish(self, int dir, uint64_t offset, int64_t ts) except -1
+    cdef void aim(self, int dir, const uint8_t *piece, size_t n, int64_t ts) noexcept
+    cdef uint64_t packet_of(self, int dir, const fos_unit *unit) noexcept
+    cdef void remember(self, int dir) noexcept
     cdef int release(self) except -1

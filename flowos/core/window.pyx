@@ -329,8 +329,13 @@ cdef class DataUnit:
 
     @property
     def frame_offset(self):
-        """Give where this level's payload begins in the frame; None on a decoder's level and for gaps."""
+        """Give where this level's payload begins in the frame; None for what has none there.
+
+        That is: on a decoder's level, for gaps, and for SYN and FIN at the transport's level.
+        """
         if self.lvl == LEVEL_DECODER or self.u.kind == FOS_UNIT_GAP or self.u.frame == NULL:
+            return None
+        if self.lvl == LEVEL_TRANSPORT and self.u.kind != FOS_UNIT_DATA:
             return None
         return self.u.l3 if self.lvl == LEVEL_FRAME else self.u.l4 if self.lvl == LEVEL_IP else self.u.payload
 

@@ -4,7 +4,7 @@
         request = connection.a_to_b.read()
 
 The engine runs only as far as the reader asks.  Bytes of connections that wait to be read are
-kept in memory up to `memory`, then in a temporary file without a name; those of streams to which
+kept in memory up to `memory`, then in temporary files without a name; those of streams to which
 nobody refers any more are let go.  So memory is bounded but for the handles of connections that
 began and were not asked for yet, and no byte is lost.
 """
@@ -18,6 +18,8 @@ from flowos.engine import Engine
 from flowos.module import Module
 
 GAPS_KEPT = 4096
+#: Bytes in one file of what waits on disk: each is given back when all in it was read.
+FILE_SIZE = 64 << 20
 COLUMNS = (
     "id", "proto", "a_addr", "a_port", "b_addr", "b_port", "depth", "flow", "state", "first_ns", "last_ns",
     "a_to_b_packets", "a_to_b_bytes", "a_to_b_payload_bytes", "a_to_b_stream_bytes", "a_to_b_syn", "a_to_b_fin",
@@ -26,54 +28,62 @@ COLUMNS = (
 )
 
 
+class _File:
+    """A part of what waits on disk; it goes when nothing in it waits any more."""
+
+    def __init__(self):
+        self.file = tempfile.TemporaryFile(prefix="flowos-")
+        self.end = 0
+        self.waiting = 0                  # bytes
+
+
 class _Store:
-    """Where bytes wait for their reader: memory first, then one file for all."""
+    """Where bytes wait for their reader: memory first, then files that have no name."""
 
     def __init__(self, memory):
         self.memory = memory
         self.held = 0                     # bytes that wait in memory
-        self.filed = 0                    # ... and in the file
-        self.file = None
-        self.end = 0
+        self.files = []                   # the last one is written to
 
     def put(self, data):
         """Keep bytes; give what `take` wants."""
         if self.held + len(data) <= self.memory:
             self.held += len(data)
             return bytes(data)
-        if self.file is None:
-            self.file = tempfile.TemporaryFile(prefix="flowos-")
-        self.file.seek(self.end)
-        self.file.write(data)
-        where = (self.end, len(data))
-        self.end += len(data)
-        self.filed += len(data)
+        if not self.files or self.files[-1].end >= FILE_SIZE:
+            self.files.append(_File())
+        into = self.files[-1]
+        into.file.seek(into.end)
+        into.file.write(data)
+        where = (into, into.end, len(data))
+        into.end += len(data)
+        into.waiting += len(data)
         return where
 
     def take(self, kept):
         """Give back bytes that were put."""
         data = kept
         if not isinstance(kept, bytes):
-            self.file.seek(kept[0])
-            data = self.file.read(kept[1])
+            kept[0].file.seek(kept[1])
+            data = kept[0].file.read(kept[2])
         self.drop(kept)
         return data
 
     def drop(self, kept):
-        """Forget bytes that were put; when none are left in the file, it begins anew."""
+        """Forget bytes that were put."""
         if isinstance(kept, bytes):
             self.held -= len(kept)
             return
-        self.filed -= kept[1]
-        if self.filed == 0 and self.file is not None:
-            self.file.truncate(0)
-            self.end = 0
+        file = kept[0]
+        file.waiting -= kept[2]
+        if file.waiting == 0 and file in self.files:
+            self.files.remove(file)
+            file.file.close()
 
     def close(self):
-        """Give up the file and all that is in it."""
-        if self.file is not None:
-            self.file.close()
-            self.file = None
+        """Give up the files and all that is in them."""
+        while self.files:
+            self.files.pop().file.close()
 
     __del__ = close
 

@@ -22,7 +22,7 @@ PACKED = gzip.compress(BODY, mtime=0)
 
 @pytest.mark.parametrize("coding, packed", [
     ("", BODY), ("identity", BODY), ("gzip", PACKED), ("x-gzip", PACKED), ("GZIP", PACKED),
-    ("deflate", zlib.compress(BODY)), ("deflate", zlib.compress(BODY, wbits=-15)),
+    ("deflate", zlib.compress(BODY)), ("deflate", zlib.compress(BODY)[2:-4]),
     ("gzip", gzip.compress(BODY[:100]) + gzip.compress(BODY[100:])), ("gzip", PACKED + b"\0" * 9),
     ("deflate, gzip", gzip.compress(zlib.compress(BODY)))])
 @pytest.mark.parametrize("step", [1, 7, 10**6])

@@ -129,6 +129,7 @@ def test_the_array_of_a_window(ten):
         assert kept and all((rows == copy).all() for rows, copy in kept)
 
 
+@pytest.mark.slow      # of references and memory a sanitizer's build has its own
 def test_a_window_is_used_again_only_when_nobody_kept_it(tmp_path):
     """Each kept window still tells its own numbers, and raises for the rest."""
     path, kept, objects = save(tmp_path, exchanges(40)), [], set()
@@ -646,6 +647,7 @@ def test_a_connection_while_it_lives_and_after(ten):
         assert connection.state == "closed" and connection.a_to_b.complete and connection.closed == "end"
 
 
+@pytest.mark.slow      # of references and memory a sanitizer's build has its own
 def test_a_handle_that_was_kept_does_not_keep_the_engine_s_memory(tmp_path):
     """Ten thousand connections, ten handles kept: the tables are given back."""
     script = f"""

@@ -86,13 +86,12 @@ def test_one_that_is_busy_is_spared(tmp_path):
 def test_an_evicted_connection_s_bytes_are_delivered_first(tmp_path):
     """Also those that wait behind a hole."""
     log = Log()
-    parts = records(Talk().open().a(0, b"abc", ack=0).a(10, b"xyz", ack=0), ("10.3.0.1", 1))
-    parts += [datagram(b"q", client(i), B, SECOND + i) for i in range(20)]
-    parts += records(Talk().open().a(0, b"again", ack=0), ("10.3.0.1", 1))
+    parts = records(Talk().a(flags="S").a(0, b"abc", ack=0).a(10, b"xyz", ack=0), ("10.3.0.1", 1))
+    parts += [datagram(b"q", client(i), B, SECOND + i) for i in range(3)]
     engine = run(save(tmp_path, parts), log, max_connections=2)
-    mine = [unit[2:] for unit in log.units if unit[:2] == (0, 0)]
-    assert mine == [("syn", 0, 0, b""), ("data", 0, 3, b"abc"), ("gap", 3, 7, b""), ("data", 10, 3, b"xyz")]
-    assert engine.statistics()["connections_evicted"] >= 1 and log.told("opened") == log.told("closed")
+    assert log.units == [(0, 0, "syn", 0, 0, b""), (0, 0, "data", 0, 3, b"abc"), (0, 0, "gap", 3, 7, b""),
+                         (0, 0, "data", 10, 3, b"xyz")]
+    assert engine.statistics()["connections_evicted"] == 2 and log.told("opened") == log.told("closed")
 
 
 @pytest.mark.parametrize("limit", [1, 2, 7])
@@ -131,10 +130,12 @@ def test_each_kind_has_its_own_time_out(tmp_path, parts, timeout, seconds):
     """A packet before the time is out belongs to the connection; one after it begins another."""
     names = [name for name in Config.__dataclass_fields__ if name.startswith("timeout_")]
     config = {**{name: 1000 for name in names}, timeout: seconds}
-    last, clock = parts[-1][0] - START_NS, [datagram(b"tick", client(1), B)]
+    if timeout == "timeout_tcp":              # nobody waits longer for a handshake than for data
+        config["timeout_tcp_opening"] = seconds
+    last = parts[-1][0] - START_NS
     for after, expected in ((seconds - 0.5, []), (seconds + 2, ["10.0.0.1"])):
         module, _ = ends_of(tmp_path, [*parts, datagram(b"tick", client(1), B, last + round(after * SECOND))], **config)
-        assert module.of("timeout", "fin", "rst") == expected, clock
+        assert module.of("timeout", "fin", "rst") == expected
 
 
 def test_packets_put_the_time_out_off(tmp_path):
@@ -143,8 +144,8 @@ def test_packets_put_the_time_out_off(tmp_path):
     assert module.ends == [("10.0.0.1", "timeout"), ("10.0.0.1", "end")] and counters["connections"] == 2
 
 
-def test_expiry_is_told_before_the_packet_that_shows_the_time(tmp_path):
-    """And the others are untouched; long silences and a clock set back do no harm."""
+def test_expiry_is_told_in_time(tmp_path):
+    """With the delivery of the packet that shows the time; long silences and a clock set back do no harm."""
     log = Log("udp")
     day = 86_400 * SECOND
     parts = [datagram(b"1", client(1), B, 0), datagram(b"2", client(2), B, 3 * SECOND), datagram(b"3", client(3), B, 7 * SECOND),
@@ -152,8 +153,8 @@ def test_expiry_is_told_before_the_packet_that_shows_the_time(tmp_path):
              datagram(b"7", client(5), B, day + 20 * SECOND)]
     run(save(tmp_path, parts), log, timeout_unanswered=5.5, batch=1, deliver_units=1)
     first = [call for call in log.calls if call[0] in ("opened", "closed")]
-    assert first.index(("closed", 0)) < first.index(("opened", 2)), "1 was silent for 7 s"
-    assert ("closed", 1) in first and first.index(("closed", 1)) < first.index(("opened", 3))
+    assert first[:4] == [("opened", 0), ("opened", 1), ("opened", 2), ("closed", 0)], "1 was silent for 7 s, 2 was not"
+    assert first.index(("closed", 1)) < first.index(("opened", 4)), "400 days later"
     assert sorted(log.told("opened")) == sorted(log.told("closed")) and len(log.units) == 7
 
 
@@ -322,7 +323,7 @@ def feed():
     with os.fdopen(way_out, "wb") as out:
         out.write(build.pcap([])[:24])
         for turn in range(ROUNDS):
-            shift = turn * 400 * 50_000_000
+            shift = turn * 60_000_000_000
             out.write(build.pcap([(part[0] + shift, *part[1:]) for part in block])[24:])
 thread = threading.Thread(target=feed); thread.start()
 class Seen(Module):
@@ -346,7 +347,7 @@ print(json.dumps([sizes, live, engine.packets, module.bytes, engine.statistics()
 def test_a_long_run_needs_flat_memory(protocol):
     rounds = 40
     sizes, live, packets, seen, connections = measured(LONG, protocol, rounds)
-    assert packets > 10_000 * rounds // 3 and seen > 0 and connections > 400 * 3 * rounds * 0.9
+    assert packets > 5000 * rounds and seen > 0 and connections == 3 * 400 * rounds
     assert max(live) < 2500, "connections expire"
     if not checked_build():
         quarter = len(sizes) // 4

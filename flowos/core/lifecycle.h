@@ -110,6 +110,13 @@ FOS_INLINE int64_t fos_conn_timeout(const fos_core *core, const fos_conn *c) {
     return core->limits.timeout_ns[c->state];
 }
 
+/* The connection's state has another time-out now: where it is shorter, the old slot would come up too late. */
+FOS_NOINLINE void fos_conn_retime(fos_core *core, uint32_t index) {
+    const fos_conn *c = &core->table.conns[index];
+    fos_wheel_leave(&core->wheel, &core->table, index);
+    fos_wheel_enter(&core->wheel, &core->table, index, c->last_ns + fos_conn_timeout(core, c));
+}
+
 /* Handle the slots of the wheel up to `now`. */
 FOS_NOINLINE void fos_expire(fos_core *core, int64_t now) {
     fos_wheel *w = &core->wheel;

@@ -126,7 +126,17 @@ FOS_NOINLINE void fos_packet_bad(fos_core *core, uint32_t index, const fos_pkt *
 FOS_NOINLINE void fos_packet_first(fos_core *core, uint32_t index, fos_conn *c, const fos_pkt *p) {
     if (!c->packets[!p->dir]) return;
     if (!(c->flags & FOS_CONN_OVER)) fos_age_move(core, index, FOS_CONN_ANSWERED);
-    if (c->state == FOS_STATE_ACTIVE) c->state = FOS_STATE_ANSWERED;
+    if (c->state == FOS_STATE_ACTIVE) {
+        c->state = FOS_STATE_ANSWERED;
+        fos_conn_retime(core, index);
+    }
+}
+
+/* After a packet that may have ended the connection, or half of it. */
+FOS_NOINLINE void fos_packet_end(fos_core *core, uint32_t index, const fos_conn *c) {
+    if ((c->state == FOS_STATE_CLOSED || c->state == FOS_STATE_RESET) && !(c->flags & FOS_CONN_OVER))
+        fos_age_move(core, index, FOS_CONN_OVER);
+    fos_conn_retime(core, index);
 }
 
 FOS_INLINE void fos_packet(fos_core *core, const fos_pkt *p) {
@@ -161,10 +171,10 @@ FOS_INLINE void fos_packet(fos_core *core, const fos_pkt *p) {
     } else if (FOS_LIKELY(proto == FOS_PROTO_TCP)) {
         c->payload[dir] += p->paylen;
         fos_tcp_packet(core, index, c, p);
-        if (FOS_UNLIKELY(c->state == FOS_STATE_CLOSED || c->state == FOS_STATE_RESET) && !(c->flags & FOS_CONN_OVER))
-            fos_age_move(core, index, FOS_CONN_OVER);
+        if (FOS_UNLIKELY(p->tcp_flags & (FOS_TCP_FIN | FOS_TCP_RST))) fos_packet_end(core, index, c);
     } else if (proto == FOS_PROTO_SCTP) {
         fos_sctp_packet(core, index, c, p);
+        if (c->state == FOS_STATE_CLOSED || c->state == FOS_STATE_RESET) fos_packet_end(core, index, c);
     } else {
         fos_datagram_packet(core, index, c, fos_class_of(proto), p);
     }

@@ -791,7 +791,7 @@ def test_wrong_calls_are_refused(ten, tmp_path):
     one.step()
     with pytest.raises(UsageError, match="before the first packet"):
         one.add_port(ten)
-    for made in (flowos.Window, flowos.DataUnit, flowos.Connection, flowos.FlowWindow, type(attachment)):
+    for made in (flowos.Window, flowos.DataUnit, flowos.Connection, flowos.Direction, flowos.FlowWindow, type(attachment)):
         with pytest.raises(TypeError):
             made()
 

@@ -262,8 +262,11 @@ def test_a_unit_of_one_module_serves_the_next_within_the_delivery(ten):
 @pytest.mark.parametrize("fragments", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_views_outlive_everything(tmp_path, name, fragments):
-    """The window, the delivery, the engine, the port, the file."""
-    views = []
+    """The window, the delivery, the engine, the port, the file; and memory that is used again at once."""
+    views, parts = [], []
+    for i in range(20):
+        parts += exchange(b"GET /%032x HTTP/1.1\r\n\r\n" % i**20, RESPONSE[:-5] + b"%05d" % i, a=(f"10.1.0.{i}", 40000),
+                          at=10 * MILLISECOND * i)
     for protocol in ("frame", "ip", "tcp", "http"):
         def look(window):
             for unit in window.units:
@@ -271,7 +274,7 @@ def test_views_outlive_everything(tmp_path, name, fragments):
             views.append((window.data, bytes(window.data)))
             views.extend((view, bytes(view)) for view in window.segments)
 
-        path = save(tmp_path, in_fragments(exchanges(20)) if fragments else exchanges(20), name)
+        path = save(tmp_path, in_fragments(parts) if fragments else parts, name)
         each_window(path, protocol, look, **SMALL_STEPS)
         os.unlink(path)
     gc.collect()

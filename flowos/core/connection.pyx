@@ -227,6 +227,9 @@ cdef class Connection:
 cdef class Direction:
     """One direction of a connection: its counters."""
 
+    def __init__(self):
+        raise TypeError("directions are had from their connection: a_to_b, b_to_a")
+
     cdef uint64_t _count(self, int what):
         cdef const fos_conn *c = self.connection.conn()
         cdef int i = self.number ^ (c.flags & FOS_CONN_A_IS_HIGH)

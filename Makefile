@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 VENV := .venv
 BIN := $(VENV)/bin
-NATIVE := $(shell find flowos/core decoders modules -name '*.py[xd]' -o -name '*.h')
+NATIVE := $(shell find flowos/core flowos/services decoders modules -name '*.py[xd]' -o -name '*.h')
 
 help:      ## this list
 	@sed -n 's/^\([a-z]*\): .*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20

@@ -18,6 +18,7 @@ TREES = {
     "flowos.core": "flowos/core",
     "flowos.decoders": "decoders",
     "flowos.modules": "modules",
+    "flowos.services": "flowos/services",
 }
 CHECKED = ["-g3", "-fno-omit-frame-pointer", "-UNDEBUG", "-DFLOWOS_DEBUG=1"]
 PROFILES = {                        # profile: (compiler flags, linker flags)

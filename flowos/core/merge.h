@@ -134,7 +134,10 @@ static int fos_merge_take(fos_core *core, fos_lane *lane, int dir, uint64_t end,
     fos_edits *from = fos_way_edits(w, lane->stage_count);
     int n = 0;
     while (from && fos_edits_count(from) && fos_merge_due(lane, w, &from->items[from->first], end, datagram)) {
-        if (fos_edits_give(&w->sent, fos_edits_take(from))) { core->failed = 1; return -1; }
+        fos_edit edit = fos_edits_take(from);
+        for (uint32_t k = lane->stage_count; k-- && !(w->stages[k].flags & FOS_STAGE_WRITES);)   /* they stood behind it */
+            if (w->stages[k].at.off == edit.pos) w->stages[k].at.skip -= edit.inserted;
+        if (fos_edits_give(&w->sent, edit)) { core->failed = 1; return -1; }
         n++;
     }
     return n;

@@ -311,6 +311,45 @@ def test_many_requests_without_an_answer():
     assert second.counters == {"to_chunked": 1024, "kept_length": 1976}
 
 
+# ------------------------------------------------------------------ anything may come
+
+PIECES = st.one_of(
+    st.sampled_from([GET, GET_1_0, HEAD, POST, OK5, CHUNKED, OK + b"\r\n", OK_1_0 + b"Content-Length: 3\r\n\r\n", b"hello",
+                     b"5\r\n", b"0\r\n\r\n", b"\r\n", b"0\r\nA: b\r\n\r\n", b" ;x\r\n", b"\r3\nabc\r\n", b"HTTP/1.1 ",
+                     b"HTTP/1.1 101 Up\r\n\r\n", b"CONNECT a:1 HTTP/1.1\r\n\r\n", b"Content-Length: x\r\n",
+                     b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+                     b"PUT / HTTP/1.1\r\nContent-Length: 2, 3\r\n\r\n"]), st.binary(max_size=20))
+
+
+@given(st.data(), st.lists(st.tuples(st.integers(0, 1), st.one_of(PIECES, st.just("limit"), st.integers(1, 9))),
+                           max_size=25), st.tuples(st.booleans(), st.booleans()))
+def test_nothing_raises_and_nothing_stays(data, steps, already_sent):
+    """Damage, gaps, edits in any unit: no error; at the end all has left; without edits and limits, as it came."""
+    line, editing, limited = Line(already_sent), data.draw(st.booleans()), False
+    for direction, what in [*steps, (0, None), (1, None)]:
+        if what == "limit":
+            limited = True
+            line.given(direction, line.pair[direction].limit())
+            assert not line.pair[direction].holding
+            continue
+        if isinstance(what, int):
+            units = line.recorder.gap(direction, what)
+            line.came[direction].extend(bytes(what))
+        else:
+            units = line.units(direction, what)
+        before = line.out(direction)
+        for unit in units:
+            edits = data.draw(part_edits(unit.start, unit.end)) if editing and KINDS[unit.kind] != "gap" else []
+            line.take(unit, edits)
+        assert line.out(direction).startswith(before)
+    for direction in (0, 1):
+        line.given(direction, line.pair[direction].finish())
+        assert line.given(direction, line.pair[direction].finish()) is False
+        assert line.covered[direction] == len(line.came[direction])
+        assert editing or limited or not line.edits[direction]
+        assert set(line.pair[direction].counters) <= set(FRAMING_REASONS)
+
+
 # ------------------------------------------------------------------ against h11 and httptools
 
 def head_bytes(line, fields):
@@ -355,9 +394,11 @@ def conversations(draw):
 
 
 @st.composite
-def part_edits(draw, start, end, content):
+def part_edits(draw, start, end):
     """Draw edits inside [start, end]: (offset, removed, bytes), ascending."""
     at, edits = start, []
+    if end > start and draw(st.integers(0, 3)) == 3:        # all of it: chunks must go
+        return [(start, end - start, b"")]
     for _ in range(draw(st.sampled_from([0, 0, 1, 2]))):
         offset = draw(st.integers(at, end))
         removed = draw(st.integers(0, end - offset))
@@ -440,7 +481,7 @@ def test_what_leaves_is_read_as_edited(data, conversation, limits, editing):
                     if unit.kind == BODY:
                         places = sorted({*places, *data.draw(st.sets(st.integers(unit.start, unit.end), max_size=2))})
                     for start, end in itertools.pairwise(places):
-                        edits = data.draw(part_edits(start, end, unit)) \
+                        edits = data.draw(part_edits(start, end)) \
                             if editing and unit.kind in (BODY, END) else []
                         take(unit, edits, start, end)
     for direction in (0, 1):

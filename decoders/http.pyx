@@ -467,6 +467,7 @@ class HttpFraming:
 
         `data`: the bytes of a head or framing unit; `peer_head`: the request's head, for a response
         whose pair does not know it.  Edits lie in [start, end], in ascending order.
+        `message` is the unit's number; the order of units says as much, so it is not looked at.
         Returns (edits, covered): what became final, in ascending order, and the offset up to which
         the stream may leave.  Edits have offsets up to `covered`, where one still goes out with
         what is before it; a later one at the same offset follows it.
@@ -491,6 +492,8 @@ class HttpFraming:
             self.let(edits, end)
         elif self.mode == F_REFUSE:
             self.let(self.fitting(edits, self.why), end)
+        else:
+            self.count("refused_framing", len(edits))
         return self.given()
 
     def limit(self):

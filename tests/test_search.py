@@ -1,8 +1,7 @@
 """Searching segments, against bytes.find and against a set searched the slow way.
 
 The texts are of few letters, so that they are full of near matches; they are cut everywhere.
-Nothing about speed is asserted in seconds: the linear bound is held by counting nothing but
-whether the adversarial cases, quadratic for a naive search, end within the run.
+That searching is linear shows in that the adversarial cases, quadratic for a naive search, end.
 """
 import itertools
 import pickle
@@ -107,12 +106,12 @@ def test_find_in_a_long_text_at_any_alignment(pattern, before, after, step):
 
 
 def test_adversaries_end():
+    """Quadratic for a naive search: 10^10 comparisons and more."""
     text = [b"a" * 1460] * 700
-    for pattern in (b"a" * 50_000 + b"b", b"b" + b"a" * 50_000, b"a" * 25_000 + b"b" + b"a" * 25_000,
-                    b"ab" * 25_000 + b"b"):
-        assert find(text, pattern) == -1
-        assert find([b"a"] * 100_000, pattern) == -1
-        assert partial(text, pattern) == naive_partial(b"a" * 50_000, [pattern][:1]) if pattern[0] == 97 else True
+    for pattern, held in ((b"a" * 50_000 + b"b", 50_000), (b"b" + b"a" * 50_000, 0),
+                          (b"a" * 25_000 + b"b" + b"a" * 25_000, 25_000), (b"ab" * 25_000 + b"b", 1)):
+        assert find(text, pattern) == find([b"a"] * 100_000, pattern) == -1
+        assert partial(text, pattern) == held
     assert find([b"ab" * 700] * 700, b"ab" * 25_000 + b"b") == -1
     assert find([*text, b"b"], b"a" * 50_000 + b"b") == 700 * 1460 - 50_000
 

@@ -5,7 +5,7 @@
 
 A `Network` makes the namespaces and keeps one process in each of the outer two.  `Network.run` has
 these carry out a `Program` each on one TCP connection, both directions at once, while a `Middle`
-moves the frames: `Forwarder` here, `InLine` with FlowOS.  What each end received is compared with
+moves the frames: `Forwarder` here, `InLine` with FlowOS, or a proxy (terminating.py).  What each end received is compared with
 the script's model (editscript.py).  Programs are lists of steps, so a run can be printed and
 repeated:
 
@@ -29,7 +29,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from editscript import Scripted, edited
+from editscript import edited
 from impaired import ImpairedPort, Impairment, frames_in, put
 from namespaces import inside, ip, join
 
@@ -222,8 +222,8 @@ class Forwarder:
     def __init__(self, change=None):
         self.change = change
 
-    def start(self, left, right):
-        """Begin between two ports."""
+    def start(self, left, right, port, version):
+        """Begin between two ports; the run's connection is to TCP `port`, over IP of `version`."""
         self.ways = [(left, left.rx_ring, right, right.tx_ring, 0), (right, right.rx_ring, left, left.tx_ring, 1)]
 
     def step(self, now):
@@ -253,7 +253,7 @@ class InLine:
         self.modules, self.setup, self.each, self.config = attach, setup, each, config or {}
         self.engine = None
 
-    def start(self, left, right):
+    def start(self, left, right, port, version):
         """Make an engine, attach the modules, connect the ports."""
         from flowos import Config, Engine
         self.engine = Engine(Config(**self.config))
@@ -272,7 +272,8 @@ class InLine:
 
     def close(self):
         """Close the engine."""
-        self.engine.close()
+        if self.engine is not None:
+            self.engine.close()
 
 
 # ------------------------------------------------------------------------------ the network
@@ -311,6 +312,7 @@ class Network:
         stem = f"flowos-tcp-{os.getpid()}-{next(self.numbers)}"
         self.names = {role: f"{stem}-{role}" for role in ("client", "middle", "server")}
         self.ports = itertools.count(20000)
+        self.has_proxy = False                # two more hosts (terminating.py)
         self.stack = contextlib.ExitStack()
 
     def __enter__(self):
@@ -348,6 +350,10 @@ class Network:
                "nud", "permanent")
         self.set_sysctls(name, SYSCTLS, optional=True)
 
+    def addresses(self, version):
+        """Give the client's and the server's address."""
+        return ADDRESSES[version]
+
     def set_sysctls(self, name, values, optional=False):
         """Set `net.` sysctls of a namespace."""
         with inside(name):
@@ -375,8 +381,8 @@ class Network:
                          for name, place in (("m0", 0), ("m1", 2))]
             for side in sides:
                 stack.callback(side.close)
-            middle.start(sides[0].port, sides[1].port)
             stack.callback(middle.close)
+            middle.start(sides[0].port, sides[1].port, port, version)
             waiting, outcomes = dict(self.hosts), {}
             for role, program in ("server", server), ("client", client):
                 paths[role] = self.folder / role
@@ -437,8 +443,3 @@ def bad_network(seed, level=1.0):
         delay=rng.choice([0, 0, 0.001, 0.005]),
         jitter=rng.choice([0, 0, 0.001, 0.004]),
         lateness=rng.choice([0.001, 0.004, 0.012])) for _ in range(4)]
-
-
-def in_line(forth, back, **options):
-    """Give FlowOS in line with one module that carries out both scripts."""
-    return InLine((Scripted(forth, back, **options), 1))

@@ -12,7 +12,8 @@ from editscript import Edit, Scripted, edited, random_script
 from hypothesis import given
 from hypothesis import strategies as st
 from impaired import DropAt, Impairment, segment_in
-from kernel_tcp import Forwarder, InLine, Network, Program, bad_network, in_line
+from kernel_tcp import Forwarder, InLine, Network, Program, bad_network
+from terminating import Stage, Terminating
 
 from flowos import Engine, Module
 from flowos.core.repack import rewrite
@@ -45,42 +46,14 @@ def test_the_model_against_one_that_goes_byte_by_byte(script):
     assert edited(data, script) == bytes(out)
 
 
-class Window:
-    """What `Scripted` needs of a window, over bytes: edits are gathered and carried out on release."""
-
-    direction = 0
-
-    def __init__(self, data, head, tail, complete):
-        self.bytes, self.head, self.tail, self.complete, self.upto, self.edits = data, head, tail, complete, tail, []
-
-    def replace(self, start, end, data):
-        assert self.head <= start < end <= self.tail
-        self.edits.append(Edit(start, end - start, data))
-
-    def insert(self, offset, data):
-        assert self.head <= offset <= self.tail
-        self.edits.append(Edit(offset, 0, data))
-
-    def delete(self, start, end):
-        self.replace(start, end, b"")
-
-    def release(self, upto):
-        assert self.head <= upto <= self.tail
-        self.upto = upto
-
-
 @given(SCRIPTS, st.lists(st.integers(0, 200), max_size=20), st.one_of(st.none(), st.integers(0, 99)), st.booleans())
 def test_a_script_is_carried_out_whatever_the_windows(script, cuts, seed, fin_apart):
-    data, out, head = bytes(range(200)), b"", 0
-    module = Scripted(script, seed=seed, hold_most=50)
-    ends = [(cut, False) for cut in sorted(cuts)] + [(200, False)] * fin_apart + [(200, True)]
-    for tail, complete in ends:
-        window = Window(data, head, tail, complete)
-        module.process(window)
-        assert all(edit.position + edit.removed <= window.upto for edit in window.edits)
-        out += edited(data[head:window.upto], [edit._replace(position=edit.position - head) for edit in window.edits])
-        head = window.upto
-    assert head == 200 and out == edited(data, script)
+    data, out, at = bytes(range(200)), b"", 0
+    stage = Stage(Scripted(script, seed=seed, hold_most=50), 0)
+    for cut, complete in [*((cut, False) for cut in sorted(cuts)), *[(200, False)] * fin_apart, (200, True)]:
+        out += stage.feed(data[at:cut], complete)
+        at = cut
+    assert out == edited(data, script)
 
 
 # ------------------------------------------------------------------------------ the impairments
@@ -267,9 +240,23 @@ def test_frames_are_rewritten_by_difference_alone(network):
     network.check(Program(1, 200_000), Program(2, 200_000), [], [], Forwarder(shift), sysctls={"ipv4.tcp_sack": 0})
 
 
-# ------------------------------------------------------------------------------ FlowOS in line
+# ------------------------------------------------------------------------------ streams edited
 
 in_line_only = pytest.mark.skipif(not hasattr(Engine, "connect"), reason="this engine does not connect ports yet")
+
+
+def by_proxy(network, *modules, config=None, **_):
+    """Edit by a proxy: shows that a test asks what can be done."""
+    return Terminating(network, *(module for module, _ in modules))
+
+
+def by_flowos(network, *modules, **options):
+    """Edit with FlowOS in line."""
+    return InLine(*modules, **options)
+
+
+#: Every test below is made of both.
+both = pytest.mark.parametrize("editor", [by_proxy, pytest.param(by_flowos, marks=in_line_only)])
 QUIET = Program(99, 0)
 SMALL = [(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)]
 TEXT = b"something that was not there before"
@@ -358,18 +345,20 @@ CASES = {
 
 
 @pytest.mark.live
-@in_line_only
+@both
 @pytest.mark.parametrize("name", CASES)
-def test_case(network, name):
+def test_case(network, name, editor):
     client, server, forth, back, options = CASES[name]
     options = dict(options)
     impair, config = options.pop("impair", list)(), options.pop("config", None)
-    network.check(client, server, forth, back, InLine((Scripted(forth, back), 1), config=config), impair, **options)
+    run = network.check(client, server, forth, back, editor(network, (Scripted(forth, back), 1), config=config), impair, **options)
+    drops = [part.drop.dropped for part in impair if part is not None and part.drop is not None]
+    assert 0 not in drops and run.counts["dropped"] == sum(drops)      # the case took place
 
 
 @pytest.mark.live
-@in_line_only
-def test_a_held_request_while_the_response_flows(network):
+@both
+def test_a_held_request_while_the_response_flows(network, editor):
     forth, passed = [Edit(100, 10, TEXT)], [0]
 
     def until(direction, window):
@@ -377,7 +366,7 @@ def test_a_held_request_while_the_response_flows(network):
             passed[0] = window.tail
         return not direction and passed[0] < 300_000
     network.check(Program(1, 1000, [("send", 500), ("await", 400_000), ("send", 500), ("shutdown",)]),
-                  Program(2, 400_000), forth, [], in_line(forth, [], until=until))
+                  Program(2, 400_000), forth, [], editor(network, (Scripted(forth, [], until=until), 1)))
 
 
 @pytest.mark.live
@@ -408,46 +397,46 @@ def test_detach_of_an_edited_connection(network, end):
 
 
 @pytest.mark.live
-@in_line_only
+@both
 @pytest.mark.parametrize("seed", range(3))
-def test_overlapping_readers_before_a_writer_and_one_behind(network, seed):
+def test_overlapping_readers_before_a_writer_and_one_behind(network, seed, editor):
     forth, back = random_script(seed, 100_000, 30), random_script(seed + 5, 100_000, 30)
     client, server = Program(seed, 100_000), Program(seed + 5, 100_000)
     first, second, behind = Reader(1), Reader(2), Reader(3)
-    middle = InLine((first, 1), (second, 1), (Scripted(forth, back, seed=seed), 2), (behind, 3))
+    middle = editor(network, (first, 1), (second, 1), (Scripted(forth, back, seed=seed), 2), (behind, 3))
     network.check(client, server, forth, back, middle, bad_network(seed))
     assert first.seen == second.seen == [client.content, server.content]
     assert behind.seen == [edited(client.content, forth), edited(server.content, back)]
 
 
 @pytest.mark.live
-@in_line_only
+@both
 @pytest.mark.parametrize("seed", range(3))
-def test_two_writers(network, seed):
+def test_two_writers(network, seed, editor):
     client, server = Program(seed, 80_000), Program(seed + 5, 80_000)
     forth, back = random_script(seed, 80_000, 30), random_script(seed + 5, 80_000, 30)
     once, once_back = edited(client.content, forth), edited(server.content, back)
     again, again_back = random_script(seed + 20, len(once), 30), random_script(seed + 25, len(once_back), 30)
-    middle = InLine((Scripted(forth, back, seed=seed), 1), (Scripted(again, again_back, seed=seed + 1), 2))
+    middle = editor(network, (Scripted(forth, back, seed=seed), 1), (Scripted(again, again_back, seed=seed + 1), 2))
     run = network.run(client, server, middle, bad_network(seed))
     assert (run.server.end, run.client.end) == ("eof", "eof")
     assert run.server.received == edited(once, again) and run.client.received == edited(once_back, again_back)
 
 
 @pytest.mark.live
-@in_line_only
+@both
 @pytest.mark.parametrize("seed", range(4))
-def test_resets(network, seed):
+def test_resets(network, seed, editor):
     forth, back = random_script(seed, 50_000, 20), random_script(seed + 5, 50_000, 20)
     client = Program(seed, 50_000, [("send", 50_000), ("await", 20_000), ("reset",)])
     server = Program(seed + 5, 50_000, [("send", 50_000), ("await", 10 ** 9)])
-    run = network.run(client, server, in_line(forth, back), bad_network(seed, level=0.3 if seed else 0))
+    run = network.run(client, server, editor(network, (Scripted(forth, back), 1)), bad_network(seed, level=0.3 if seed else 0))
     assert run.server.end == "reset"
     assert edited(client.content, forth).startswith(run.server.received)
     assert edited(server.content, back).startswith(run.client.received)
 
 
-def random_run(network, seed):
+def random_run(network, seed, editor):
     """Make up a run from a seed and check it."""
     rng = random.Random(seed)
 
@@ -468,16 +457,16 @@ def random_run(network, seed):
     forth, back = (random_script(rng.random(), each.size, rng.choice([0, 1, 5, 40]), rng.choice([30, 3000]))
                    for each in (client, server))
     sysctls = {f"ipv4.tcp_{name}": 0 for name in ("sack", "timestamps", "window_scaling") if rng.random() < 0.15}
-    middle = in_line(forth, back, seed=rng.choice([None, seed]))
+    middle = editor(network, (Scripted(forth, back, seed=rng.choice([None, seed])), 1))
     network.check(client, server, forth, back, middle, bad_network(seed), version=rng.choice([4, 6]), sysctls=sysctls,
                   seconds=60)
 
 
 @pytest.mark.live
-@in_line_only
+@both
 @pytest.mark.parametrize("seed", range(RUNS))
-def test_random(network, seed):
-    random_run(network, seed)
+def test_random(network, seed, editor):
+    random_run(network, seed, editor)
 
 
 @pytest.mark.live
@@ -487,7 +476,7 @@ def test_random(network, seed):
 def test_a_thousand_random_runs(network, hundred):
     for seed in range(1000 + 100 * hundred, 1100 + 100 * hundred):
         try:
-            random_run(network, seed)
+            random_run(network, seed, by_flowos)
         except AssertionError as error:
             raise AssertionError(f"seed {seed}: {error}") from error
 
@@ -500,7 +489,8 @@ def test_hundreds_of_megabytes(network, bad):
     size = 300 << 20
     client, server = Program(1, size), Program(2, size // 2)
     forth, back = random_script(1, size, 20_000), random_script(2, size // 2, 20_000)
-    network.check(client, server, forth, back, in_line(forth, back), bad_network(8, level=0.2) if bad else [], seconds=900)
+    network.check(client, server, forth, back, by_flowos(network, (Scripted(forth, back), 1)),
+                  bad_network(8, level=0.2) if bad else [], seconds=900)
 
 
 @pytest.mark.live
@@ -509,4 +499,5 @@ def test_hundreds_of_megabytes(network, bad):
 def test_long_idle(network):
     pause = [("send", 2000), ("sleep", 90), ("send", 2000), ("shutdown",)]
     forth, back = [Edit(1000, 5, TEXT), Edit(3000, 9)], [Edit(10, 300), Edit(4000, 0, TEXT)]
-    network.check(Program(1, 4000, pause), Program(2, 4000, pause), forth, back, in_line(forth, back), seconds=150)
+    network.check(Program(1, 4000, pause), Program(2, 4000, pause), forth, back,
+                  by_flowos(network, (Scripted(forth, back), 1)), seconds=150)

@@ -334,3 +334,37 @@ def test_tshark_finds_every_checksum_right(tshark, tmp_path, shared_pcaps):
     assert len(statuses) == len(packets)
     assert not any("0" in status for status in statuses)
     assert sum("1" in status for status in statuses) == len(packets)
+
+
+# ------------------------------------------------------------------------------ damage
+
+def attempt(function, *arguments, **fields):
+    """Call; what is refused is refused by UsageError."""
+    try:
+        return function(*arguments, **fields)
+    except UsageError:
+        return None
+
+
+ERRORS = st.sampled_from([
+    bytes(ETHERNET / scapy.IP() / scapy.ICMP(type=3) / scapy.IP() / scapy.TCP() / b"abc"),
+    bytes(ETHERNET / scapy.IPv6() / scapy.ICMPv6TimeExceeded() / ROUTED / scapy.UDP()),
+])
+
+
+@given(st.one_of(FRAMES, ERRORS), st.lists(st.tuples(st.integers(0, 120), U8), max_size=6), st.integers(0, 200), PAYLOAD)
+def test_damage_is_refused_or_survived(frame, changes, kept, payload):
+    damaged = bytearray(frame)
+    for place, value in changes:
+        if place < len(damaged):
+            damaged[place] = value
+    cut = bytes(damaged[:max(kept, 14)])
+    fields = {"seq": 1, "ack": 2, "sport": 3, "src": "10.0.0.1", "tsval": 4, "sack": [(1, 2)], "urgent": 9}
+    for function in rewrite, rewrite_quote:
+        made = attempt(function, cut, **fields)
+        assert made is None or len(made) == len(cut)
+    made = attempt(rebuild, cut, payload, **fields)
+    assert made is None or made.endswith(payload)
+    parts = attempt(split, cut, payload, 7)
+    assert parts is None or b"".join(part[-7:] for part in parts[:-1]) == payload[:7 * (len(parts) - 1)]
+    attempt(fragments, cut, 100)

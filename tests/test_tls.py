@@ -238,7 +238,8 @@ JA4_EXTENSIONS = [0x001b, 0x0000, 0x0033, 0x0010, 0x4469, 0x0017, 0x002d, 0x000d
                   0xff01, 0x000b, 0x000a, 0x0015]
 JA4_ALGORITHMS = [0x0403, 0x0804, 0x0401, 0x0503, 0x0805, 0x0501, 0x0806, 0x0601]
 JA4_BODIES = {0: block(2, b"\x00" + block(2, b"a.org")), 16: block(2, block(1, b"h2"), block(1, b"http/1.1")),
-              10: block(2, u16(29)), 11: block(1, b"\x00"), 13: block(2, u16(*JA4_ALGORITHMS)), 43: block(1, u16(0x0304, 0x0303))}
+              10: block(2, u16(29)), 11: block(1, b"\x00"), 13: block(2, u16(*JA4_ALGORITHMS)),
+              43: block(1, u16(0x0304, 0x0303))}
 
 
 def ja4_of(numbers, bodies=JA4_BODIES, **rest):

@@ -113,6 +113,80 @@ def quic(folder, keys):
         asyncio.run(run())
 
 
+def openssl_server(port, folder, *options):
+    """Run openssl s_server on a port; give its process."""
+    process = subprocess.Popen(
+        ["openssl", "s_server", "-accept", f"{HOST}:{port}", "-cert", str(folder / "cert.pem"), "-key",
+         str(folder / "key.pem"), *options], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL)
+    time.sleep(0.3)
+    return process
+
+
+def openssl_client(port, keys, lines, *options):
+    """Run openssl s_client, and type lines into it."""
+    process = subprocess.Popen(
+        ["openssl", "s_client", "-connect", f"{HOST}:{port}", "-servername", NAME, "-keylogfile", str(keys), *options],
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for line in (*lines, "Q"):
+        time.sleep(0.3)
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(line.encode() + b"\n")
+            process.stdin.flush()
+    process.wait(20)
+
+
+TLS = {         # port: what both sides are told
+    4441: ("-tls1_2", "-cipher", "ECDHE-RSA-AES128-GCM-SHA256"), 4442: ("-tls1_2", "-cipher", "AES256-GCM-SHA384"),
+    4443: ("-tls1_2", "-cipher", "ECDHE-RSA-CHACHA20-POLY1305"), 4444: ("-tls1_2", "-cipher", "AES128-CCM"),
+    4445: ("-tls1_2", "-cipher", "AES256-CCM8"), 4446: ("-tls1_2", "-cipher", "ECDHE-RSA-AES128-SHA"),
+    4447: ("-tls1_2", "-cipher", "ECDHE-RSA-AES256-SHA384"),
+    4448: ("-tls1_2", "-no_etm", "-cipher", "AES128-SHA256"), 4449: ("-tls1_2", "-no_etm", "-cipher", "AES256-SHA"),
+    4450: ("-tls1_1", "-cipher", "AES128-SHA:@SECLEVEL=0"),
+    4451: ("-tls1", "-no_etm", "-cipher", "AES256-SHA:@SECLEVEL=0"),
+    4452: ("-tls1_3", "-ciphersuites", "TLS_AES_128_GCM_SHA256"),
+    4453: ("-tls1_3", "-ciphersuites", "TLS_AES_256_GCM_SHA384"),
+    4454: ("-tls1_3", "-ciphersuites", "TLS_CHACHA20_POLY1305_SHA256"),
+    4455: ("-tls1_3", "-ciphersuites", "TLS_AES_128_CCM_SHA256"),
+    4456: ("-tls1_3", "-ciphersuites", "TLS_AES_128_CCM_8_SHA256")}
+
+
+@recording
+def tls(folder, keys):
+    """Talk TLS between openssl s_client and s_server: versions, ciphers, key updates, renegotiation, 0-RTT."""
+    certificate(folder)
+    session, early = folder / "session.pem", folder / "early.txt"
+    early.write_text("early words\n")
+    lines = ["hello, server", "x" * 3000]
+    with contextlib.ExitStack() as stack:
+        def serve(port, *options):
+            process = openssl_server(port, folder, *options)
+            stack.callback(process.kill)
+            return process
+
+        for port, options in TLS.items():
+            serve(port, "-rev", *options)
+            openssl_client(port, keys, lines, *options)
+        serve(4461, "-rev", "-tls1_3")
+        openssl_client(4461, keys, ["before", "K", "between", "k", "after", "K", "at last"], "-tls1_3")
+        serve(4462, "-rev", "-tls1_2", "-client_renegotiation")
+        openssl_client(4462, keys, ["before", "R", "after", "R", "at last"], "-tls1_2")
+        serve(4463, "-rev", "-tls1_3", "-groups", "P-384")
+        openssl_client(4463, keys, ["a retry"], "-tls1_3", "-groups", "X25519:P-384")
+        serve(4464, "-rev", "-tls1_2")
+        openssl_client(4464, keys, ["a session"], "-tls1_2", "-sess_out", str(session))
+        openssl_client(4464, keys, ["resumed"], "-tls1_2", "-sess_in", str(session))
+        server = serve(4465, "-tls1_3", "-early_data", "-ciphersuites", "TLS_AES_256_GCM_SHA384")
+        server.stdin.write(b"the server says this\n")
+        server.stdin.flush()
+        openssl_client(4465, keys, ["a session"], "-tls1_3", "-sess_out", str(session))
+        openssl_client(4465, keys, ["late words"], "-tls1_3", "-sess_in", str(session), "-early_data", str(early))
+        server.kill()
+        server.wait()
+        serve(4465, "-tls1_3", "-early_data", "-ciphersuites", "TLS_AES_256_GCM_SHA384")     # knows no tickets
+        openssl_client(4465, keys, ["late words"], "-tls1_3", "-sess_in", str(session), "-early_data", str(early))
+
+
 def main():
     """Make the recordings that are named, or all."""
     os.environ["SSLKEYLOGFILE"] = ""

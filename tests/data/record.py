@@ -11,7 +11,9 @@ import contextlib
 import ctypes
 import datetime
 import os
+import re
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -187,9 +189,129 @@ def tls(folder, keys):
         openssl_client(4465, keys, ["late words"], "-tls1_3", "-sess_in", str(session), "-early_data", str(early))
 
 
+NGINX = """
+daemon off; master_process off; user root; pid {folder}/nginx.pid; error_log {folder}/error.log;
+events {{}}
+http {{
+    access_log off;
+    types {{ text/html html; text/plain txt; }}
+    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+    server {{ listen {host}:8080 http2; root {folder}/www; }}
+    server {{
+        listen {host}:8443 ssl http2; root {folder}/www; ssl_protocols TLSv1.2 TLSv1.3;
+        ssl_certificate {folder}/cert.pem; ssl_certificate_key {folder}/key.pem;
+    }}
+}}
+"""
+# Node's own HTTP/2: padding, a push, trailers, headers too long for one frame, a ping, a stream that is reset.
+NODE = """
+const http2 = require('http2'), strategy = {paddingStrategy: http2.constants.PADDING_STRATEGY_MAX};
+const large = {...strategy, maxSendHeaderBlockLength: 100000, maxHeaderListPairs: 200};
+const server = http2.createServer(large);
+server.on('stream', (stream, headers) => {
+  stream.on('error', () => {}); stream.resume();
+  if (headers[':path'] === '/reset') return stream.close(http2.constants.NGHTTP2_ENHANCE_YOUR_CALM);
+  if (headers[':path'] === '/push') stream.pushStream({':path': '/pushed'}, (error, push) => {
+    push.respond({':status': 200, 'content-type': 'text/plain'}); push.end('pushed words'); });
+  stream.respond({':status': 200, 'set-cookie': ['a=1', 'b=2'], 'x-long': 'y'.repeat(headers['x-much'] | 0)},
+                 {waitForTrailers: true});
+  stream.on('wantTrailers', () => stream.sendTrailers({'x-trailer': 'the end'}));
+  stream.end('you asked for ' + headers[':path']);
+});
+server.listen(8090, '127.0.0.1', async () => {
+  const client = http2.connect('http://127.0.0.1:8090', large);
+  client.on('stream', push => push.resume());
+  const ask = (headers, words) => new Promise(done => {
+    const request = client.request(headers, {endStream: !words});
+    request.on('error', done); request.on('close', done); request.resume(); request.end(words); });
+  await ask({':path': '/plain'});
+  await ask({':path': '/words', ':method': 'POST'}, 'some words '.repeat(30));
+  await Promise.all([ask({':path': '/push'}), ask({':path': '/reset'})]);
+  await ask({':path': '/long', 'x-words': Array.from({length: 9000}, (_, n) => n).join(' '), 'x-much': '20000'});
+  await ask({':path': '/again', 'x-much': '3'});
+  client.ping(() => client.close(() => server.close()));
+});
+"""
+
+
+@contextlib.contextmanager
+def nginx(folder):
+    """Run nginx with a few files while the body runs."""
+    certificate(folder)
+    (folder / "www").mkdir()
+    (folder / "www" / "index.html").write_text("<p>the first page</p>\n")
+    (folder / "www" / "large.txt").write_text("".join(f"line {n}\n" for n in range(1000)))
+    (folder / "nginx.conf").write_text(NGINX.format(folder=folder, host=HOST))
+    process = subprocess.Popen(["nginx", "-c", str(folder / "nginx.conf")])
+    time.sleep(0.5)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def curl(*arguments, **environment):
+    """Run curl, what it gets thrown away.  It may complain: of an answer that comes before all was sent, say."""
+    subprocess.run(["curl", "-sk", "-o", "/dev/null", "-o", "/dev/null", "-o", "/dev/null", *arguments], check=False,
+                   timeout=20, env={**os.environ, **environment})
+
+
+def upgrading_server():
+    """Serve one connection that begins with HTTP/1.1 and is upgraded, by h2; runs in a child process."""
+    from h2.config import H2Configuration
+    from h2.connection import H2Connection
+
+    with socket.create_server((HOST, 8070)) as listener:
+        peer = listener.accept()[0]
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += peer.recv(65536)
+        settings = re.search(rb"(?i)http2-settings: *([^\r]*)", head)[1]
+        peer.sendall(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+        connection = H2Connection(config=H2Configuration(client_side=False))
+        connection.initiate_upgrade_connection(settings)
+        connection.send_headers(1, [(":status", "200"), ("server", "one of ours"), ("content-type", "text/plain")])
+        connection.send_data(1, b"upgraded words", end_stream=True)
+        peer.sendall(connection.data_to_send())
+        while data := peer.recv(65536):
+            connection.receive_data(data)
+            peer.sendall(connection.data_to_send())
+
+
+@recording
+def http2(folder, keys):
+    """Talk HTTP/2 in the clear: curl with nginx, curl with h2 by way of an upgrade, Node with itself."""
+    url = f"http://{HOST}:8080"
+    with nginx(folder):
+        curl("--http2-prior-knowledge", f"{url}/large.txt")         # this curl reuses no such connection
+        curl("--http2-prior-knowledge", "-I", f"{url}/index.html")
+    child = os.fork()
+    if not child:
+        upgrading_server()
+        os._exit(0)
+    time.sleep(0.5)
+    curl("--http2", f"http://{HOST}:8070/upgrade")
+    os.waitpid(child, 0)
+    subprocess.run(["node", "-e", NODE], check=True, timeout=20)
+
+
+@recording
+def https(folder, keys):
+    """Talk HTTP/2 and HTTP/1.1 in TLS: curl with nginx."""
+    url = f"https://{HOST}:8443"
+    with nginx(folder):
+        for version in ("1.2", "1.3"):
+            for protocol in ("--http2", "--http1.1"):
+                curl(protocol, f"--tlsv{version}", "--tls-max", version, f"{url}/index.html", f"{url}/large.txt",
+                     f"{url}/missing", SSLKEYLOGFILE=str(keys))
+        curl("-Z", f"{url}/index.html", f"{url}/large.txt", f"{url}/index.html?again", SSLKEYLOGFILE=str(keys))
+
+
 def main():
     """Make the recordings that are named, or all."""
-    os.environ["SSLKEYLOGFILE"] = ""
+    os.environ.pop("SSLKEYLOGFILE", None)
     enter_namespace()
     for name in sys.argv[1:] or RECORDINGS:
         with tempfile.TemporaryDirectory() as scratch:

@@ -6,10 +6,14 @@ A record per question, when it is answered or its connection ends.  A response b
 oldest unanswered query of its connection with the same number and the same question.
 """
 import socket
+import struct
 
 from flowos import Module
 from flowos.emit import ends
 
+HEADER = 12                # bytes of a message's header
+RECORD = struct.Struct(">HHIH")    # behind a record's name: type, class, time to live, length of its data
+LONGEST_NAME = 255         # RFC 1035 section 2.3.4
 TYPES = {
     1: "A", 2: "NS", 5: "CNAME", 6: "SOA", 12: "PTR", 13: "HINFO", 15: "MX", 16: "TXT", 24: "SIG", 25: "KEY",
     28: "AAAA", 29: "LOC", 33: "SRV", 35: "NAPTR", 39: "DNAME", 41: "OPT", 43: "DS", 44: "SSHFP", 46: "RRSIG",
@@ -131,30 +135,82 @@ def type_name(number):
     return TYPES.get(number, f"TYPE{number}")
 
 
+class Damaged(Exception):
+    """A message contradicts itself; never leaves this file."""
+
+
 def answers_of(message):
-    """Give (answers as texts, the least time to live or None); ([], None) where they cannot be read."""
-    parsed = message.unpack() if message.answers else None
-    if parsed is None:
-        return [], None
-    ttls = [answer.ttl for answer in parsed.an]
-    return [answer_text(answer) for answer in parsed.an], min(ttls, default=None)
+    """Give (answers as texts, the least time to live or None), as far as they can be read."""
+    data, at, texts, ttls = message.data, HEADER, [], []
+    try:
+        for _ in range(message.questions):
+            at = read_name(data, at)[1] + 4
+        for _ in range(message.answers):
+            at = read_name(data, at)[1]
+            if at + RECORD.size > len(data):
+                raise Damaged
+            kind, _, ttl, length = RECORD.unpack_from(data, at)
+            at += RECORD.size
+            texts.append(answer_text(data, TYPES.get(kind), at, length))
+            ttls.append(ttl)
+            at += length
+    except (Damaged, struct.error):
+        pass                               # what was read before stands
+    return texts, min(ttls, default=None)
 
 
-def answer_text(answer):
-    """Spell one resource record's data as text; one of an unknown type in RFC 3597's way."""
-    kind, data = TYPES.get(answer.type), answer.rdata
-    if kind == "A" and len(data) == 4:
-        return socket.inet_ntop(socket.AF_INET, data)
-    if kind == "AAAA" and len(data) == 16:
-        return socket.inet_ntop(socket.AF_INET6, data)
+def answer_text(data, kind, at, length):
+    """Spell one resource record's data as text; that of an unknown type in RFC 3597's way."""
+    end = at + length
+    if end > len(data):
+        raise Damaged
+    if kind == "A" and length == 4:
+        return socket.inet_ntop(socket.AF_INET, data[at:end])
+    if kind == "AAAA" and length == 16:
+        return socket.inet_ntop(socket.AF_INET6, data[at:end])
+    if kind in ("NS", "CNAME", "PTR", "DNAME"):
+        return read_name(data, at)[0]
     if kind == "MX":
-        return f"{answer.preference} {answer.mxname}"
+        return f"{struct.unpack_from('>H', data, at)[0]} {read_name(data, at + 2)[0]}"
     if kind == "SRV":
-        return f"{answer.priority} {answer.weight} {answer.port} {answer.srvname}"
+        priority, weight, port = struct.unpack_from(">3H", data, at)
+        return f"{priority} {weight} {port} {read_name(data, at + 6)[0]}"
     if kind == "SOA":
-        return f"{answer.mname} {answer.rname} {answer.serial}"
+        server, behind = read_name(data, at)
+        mailbox, behind = read_name(data, behind)
+        return f"{server} {mailbox} {struct.unpack_from('>I', data, behind)[0]}"
     if kind == "TXT":
-        return " ".join(part if isinstance(part, str) else part.decode("utf-8", "backslashreplace")
-                        for part in answer.text)
-    name = {"NS": "nsname", "CNAME": "cname", "PTR": "ptrname"}.get(kind)
-    return getattr(answer, name) if name else f"\\# {len(data)} {data.hex()}"
+        parts = []
+        while at < end:
+            parts.append(data[at + 1:min(at + 1 + data[at], end)])
+            at += 1 + data[at]
+        return " ".join(part.decode("utf-8", "backslashreplace") for part in parts)
+    return f"\\# {length} {data[at:end].hex()}"
+
+
+def read_name(data, at):
+    """Read a name at an offset: (text without the dot at the end, offset behind it); raises Damaged.
+
+    Each compression pointer must lead further back than the one before, which ends any loop.
+
+    >>> read_name(b"\\x01b\\x00\\x01a\\xc0\\x00", 3)
+    ('a.b', 7)
+    """
+    labels, behind, limit, size = [], None, at, 0
+    while True:
+        length = data[at] if at < len(data) else 0x80
+        if length >= 0xc0:
+            if at + 2 > len(data):
+                raise Damaged
+            behind = behind or at + 2
+            at = (length & 0x3f) << 8 | data[at + 1]
+            if at >= limit:
+                raise Damaged
+            limit = at
+        elif length > 0x3f or at + 1 + length > len(data) or size > LONGEST_NAME:
+            raise Damaged
+        elif length:
+            labels.append(data[at + 1:at + 1 + length])
+            at, size = at + 1 + length, size + 1 + length
+        else:
+            return b".".join(labels).decode("utf-8", "backslashreplace"), behind or at + 1

@@ -25,7 +25,7 @@ class Mirror(Module):
     ...     attachment = engine.attach(Mirror(mirrored), "pings")
     ...     engine.run()
     >>> len(analyser.receive())
-    2
+    7
     """
 
     name = "mirror"

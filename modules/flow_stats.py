@@ -45,7 +45,7 @@ class FlowStats(Module):
     scope = "flow"
 
     def __init__(self):
-        self.state = np.zeros((FIRST_ROOM, len(SIDES)), STATE)   # by the connection's slot, and side
+        self.sums = np.zeros((FIRST_ROOM, len(SIDES)), STATE)   # by the connection's slot, and side
 
     def process(self, window):
         rows = window.array()
@@ -53,21 +53,21 @@ class FlowStats(Module):
             return
         slots = rows["connection"].astype(np.int64)
         self.make_room(int(slots.max()) + 1)
-        state = self.state.reshape(-1)
+        state = self.sums.reshape(-1)
         fold(state, slots * len(SIDES), rows)
         fold(state, slots * len(SIDES) + 1 + rows["direction"], rows)
 
     def make_room(self, slots):
         """Grow the arrays to so many connections."""
-        if slots > len(self.state):
-            grown = np.zeros((max(slots, 2 * len(self.state)), len(SIDES)), STATE)
-            grown[:len(self.state)] = self.state
-            self.state = grown
+        if slots > len(self.sums):
+            grown = np.zeros((max(slots, 2 * len(self.sums)), len(SIDES)), STATE)
+            grown[:len(self.sums)] = self.sums
+            self.sums = grown
 
     def closed(self, connection, reason):
-        if connection.slot >= len(self.state):
+        if connection.slot >= len(self.sums):
             return                        # it began before the module was attached, and said nothing since
-        sides, ways = self.state[connection.slot], (connection.a_to_b, connection.b_to_a)
+        sides, ways = self.sums[connection.slot], (connection.a_to_b, connection.b_to_a)
         if sides[0]["ps"]["count"]:
             record = {"ts": connection.first_ns, **ends(connection), "end_reason": reason}
             for name, side in zip(SIDES, sides, strict=True):
@@ -77,7 +77,7 @@ class FlowStats(Module):
                 for name, count in zip(SIDES, [sum(counts), *counts], strict=True):
                     record[f"{name}_{flag}_packets"] = count
             self.emit(record)
-        self.state[connection.slot] = 0   # the slot serves again
+        self.sums[connection.slot] = 0   # the slot serves again
 
 
 def fold(state, keys, rows):

@@ -57,7 +57,7 @@ class @class@(Module):
     name = "@name@"
     protocol = "tcp"           # what process is lent: "tcp", "udp", "http", "dns", "ip", ...
 
-    def __init__(self, mark: bytes = b"\\\\n"):
+    def __init__(self, mark: bytes = b"\\n"):
         self.mark = mark                   # parameters: flowos run ... --attach @name@.py:mark=x
         self.counts = {}                   # connection -> [a to b, b to a]
 

@@ -96,7 +96,7 @@ class Session:
         modules = [want.make() for want in asked]
         self.inputs, self.interrupted, self.fault = arguments.inputs, False, None
         self.output = arguments.write
-        self.engine = Engine(Config.offline(isolate=True))
+        self.engine = Engine(Config.offline(isolate=True, measure=True))
         self.attached = []                 # (attachment, what was asked for)
         self.emitter = Emitter([])
         try:

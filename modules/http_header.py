@@ -21,8 +21,8 @@ class HttpHeader(Module):
     those there; `remove` removes all lines of a name.  `host` edits only requests to this host.
 
     >>> from flowos.testing import run
-    >>> run(HttpHeader, a=b"GET / HTTP/1.1\r\nHost: h\r\nCookie: c\r\n\r\n", set=["Via: me"], remove=["Cookie"]).a
-    b'GET / HTTP/1.1\r\nHost: h\r\nVia: me\r\n\r\n'
+    >>> run(HttpHeader, a=b"GET / HTTP/1.1\\r\\nHost: h\\r\\nCookie: c\\r\\n\\r\\n", set=["Via: me"], remove=["Cookie"]).a
+    b'GET / HTTP/1.1\\r\\nHost: h\\r\\nVia: me\\r\\n\\r\\n'
     """
 
     name = "http_header"

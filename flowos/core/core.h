@@ -138,6 +138,7 @@ typedef struct fos_core {
     fos_outlets outlets;
     fos_pool fields;          /* what flows were decided on, one per connection once there are flows */
     fos_blocks blocks;
+    uint64_t waited;          /* segments that added something to what waits for earlier bytes */
     uint64_t waiting_bytes;   /* over all directions: payload that waits for earlier bytes */
     uint64_t next_id;
     uint64_t packet_number;

@@ -44,7 +44,9 @@ FOS_NOINLINE fos_lane *fos_lane_new(fos_core *core, uint32_t index, uint32_t fro
             st->flags = plan->stage[k].flags;
             st->order = plan->stage[k].order;
             if (st->flags & FOS_STAGE_WRITES) lane->writes = 1;
-            st->head = st->at.off = k < from ? tail : begin;
+            st->head = st->at.off = st->seen_off = k < from ? tail : begin;
+            st->unit = st->seen_unit = s ? k < from ? s->tail_index : s->head_index : 0;
+            st->ended = k < from && fos_half_of(core, index, dir)->flags & FOS_HALF_FIN_DONE;
         }
     }
     for (int dir = 0; dir < 2; dir++) {

@@ -13,6 +13,6 @@ cdef int commit(Core core, list serving, Attachment a, Window w, bint failed) ex
 cdef int settle(Core core, list serving, Attachment a, uint32_t index, bint force) except -1
 cdef int settle_gone(Core core, fos_lane *lane, uint32_t before) except -1
 cdef fos_lane *lane_at(Core core, list serving, uint32_t index, uint32_t start) except NULL
-cdef int prepare(Core core, list serving, fos_lane *lane) except -1
+cdef int prepare(Core core, list serving, fos_lane *lane, uint32_t start) except -1
 cdef int stage_number(fos_lane *lane, Attachment a) noexcept
 cdef int forget(Core core, list serving, uint32_t index) except -1

@@ -66,40 +66,38 @@ cdef uint64_t units_end(Core core, Attachment a, uint32_t index, int dir):
     return s.tail_index if s != NULL else 0
 
 
-cdef int prepare(Core core, list serving, fos_lane *lane) except -1:
-    """A new lane: which units its stages have seen is known here alone."""
+cdef int prepare(Core core, list serving, fos_lane *lane, uint32_t start) except -1:
+    """A new lane whose stages before number `start` have seen all: of decoders' units the core knows nothing."""
     cdef Attachment a
     cdef fos_stage *st
-    cdef fos_stream *s
     cdef int k, dir
     lane.owner = <void *>core
     for a in serving:
         k = stage_number(lane, a)
-        if k < 0:
+        if k < 0 or a.lvl != LEVEL_DECODER:
             continue
         for dir in range(2):
             st = &lane.way[dir].stages[k]
-            s = fos_half_of(core.c, lane.index, dir).stream
-            if s != NULL and st.at.off >= s.tail_off and (s.head_index == s.tail_index or st.at.off > s.head_off or st.unit):
-                st.unit = units_end(core, a, lane.index, dir)
-            st.seen_unit = st.unit
-            st.seen_off = st.at.off
+            st.unit = st.seen_unit = units_end(core, a, lane.index, dir) if <uint32_t>k < start else units_start(core, a, lane.index, dir)
     return 0
+
+
+cdef uint64_t units_start(Core core, Attachment a, uint32_t index, int dir):
+    """The oldest unit held of a decoder's level."""
+    cdef Decoding decoding = decoding_of(core, index)
+    if not reads(a, decoding):
+        return 0
+    return decoding.up[dir].head_index if decoding.native is not None else decoding.gone[dir]
 
 
 cdef fos_lane *lane_at(Core core, list serving, uint32_t index, uint32_t start) except NULL:
     """The connection's lane; a new one has the stages from number `start` on at the first unit held."""
     cdef fos_lane *lane = fos_lane_of(core.c, index)
-    cdef uint32_t k
-    cdef int dir
     if lane == NULL:
         lane = fos_lane_new(core.c, index, start)
         if lane == NULL:
             raise LimitError("no memory for a connection whose windows are held or edited")
-        for dir in range(2):
-            for k in range(lane.stage_count):
-                lane.way[dir].stages[k].unit = 1 if k < start else 0
-        prepare(core, serving, lane)
+        prepare(core, serving, lane, start)
     return lane
 
 
@@ -154,8 +152,6 @@ cdef uint32_t offer(Core core, list serving, Attachment a, uint32_t index, int d
     cdef Window w
     cdef int k = -1
     if lane != NULL:
-        if lane.owner == NULL:
-            prepare(core, serving, lane)
         k = stage_number(lane, a)
         if k < 0 or lane.way[dir].stages[k].bypass:
             return n
@@ -266,9 +262,8 @@ cdef uint32_t ranged(Core core, list serving, Attachment a, uint32_t index, int 
             break
         stop += 1
         u = fos_stream_unit(s, stop)
-    if st.seen_unit >= stop and st.seen_off >= limit.off and not (fos_at_before(st.at, limit) and ends(core, index, dir) and not st.ended):
-        if not fos_at_before(st.at, limit) or st.held_since or limit.off == st.at.off:
-            return n
+    if st.seen_unit >= stop and st.seen_off >= limit.off and not (st.held_since and ends(core, index, dir) and not st.ended):
+        return n
     if not tcp and a.writes:
         while first < stop:
             first_unit = first
@@ -346,7 +341,7 @@ cdef uint32_t decoded(Core core, list serving, Attachment a, uint32_t index, int
         at = st.at
         limit = fos_stage_limit(way, k, s.tail_off, depends_on(serving, lane, a) if a.depends else 0)
         first = max(st.unit, head)
-        fresh = tail > st.seen_unit or limit.off > st.seen_off or (ends(core, index, dir) and not st.ended)
+        fresh = tail > st.seen_unit or limit.off > st.seen_off or (st.held_since and ends(core, index, dir) and not st.ended)
         if not fresh:
             return n
         st.ended = ends(core, index, dir)
@@ -606,8 +601,6 @@ cdef int settle(Core core, list serving, Attachment a, uint32_t index, bint forc
                     break
         if lane == NULL:
             return 0
-    if lane.owner == NULL:
-        prepare(core, serving, lane)
     k = stage_number(lane, a)
     if k < 0:
         return 0
@@ -669,6 +662,8 @@ cdef int forget(Core core, list serving, uint32_t index) except -1:
     cdef fos_unit *u
     cdef uint64_t upto, least, least_up
     cdef int k, dir
+    if lane != NULL and lane.owner == NULL:   # the merger made it, after every module had seen all
+        prepare(core, serving, lane, FOS_MAX_STAGES)
     for dir in range(2):
         s = fos_half_of(core.c, index, dir).stream
         if s == NULL:

@@ -185,6 +185,7 @@ FOS_INLINE uint32_t fos_packet(fos_core *core, const fos_pkt *p) {
 /* In line: note what the packet is to its connection, for the merger. */
 FOS_NOINLINE void fos_packet_in_line(fos_core *core, const fos_pkt *p) {
     uint32_t units = core->units_pending;
+    uint64_t waited = core->waited;
     uint32_t index = fos_packet(core, p);
     fos_transit *t = &core->log.items[p->log - 1];
     if (!index) return;
@@ -199,8 +200,9 @@ FOS_NOINLINE void fos_packet_in_line(fos_core *core, const fos_pkt *p) {
     t->tcp_flags = p->tcp_flags;
     const fos_half *h = fos_half_of(core, index, p->dir), *other = fos_half_of(core, index, !p->dir);
     const fos_stream *s = h->stream;
-    for (uint64_t i = s ? s->tail_index : 0, n = core->units_pending - units; n && i > s->head_index; n--) {
+    for (uint64_t i = s ? s->tail_index : 0, n = s ? core->units_pending - units : 0; n && i > s->head_index; n--) {
         const fos_unit *u = fos_stream_last(s, --i);
+        if (!u) u = fos_stream_unit(s, i);
         if (u && u->packet == p->number && u->kind != FOS_UNIT_GAP) { t->flags |= FOS_TRANSIT_DATA; break; }
     }
     if (p->key.proto != FOS_PROTO_TCP || plan->packets || (p->flags & FOS_PKT_BAD)) return;
@@ -210,10 +212,12 @@ FOS_NOINLINE void fos_packet_in_line(fos_core *core, const fos_pkt *p) {
         t->off = fos_unwrap(h, p->seq);
         t->flags |= FOS_TRANSIT_OFF;
     }
-    if (!(t->flags & FOS_TRANSIT_DATA) && (p->paylen || fin) && (plan->units & FOS_CLASS_TCP) &&
+    /* What waits already is not awaited twice: a repetition is a packet of its own; so is a FIN without payload. */
+    if (!(t->flags & FOS_TRANSIT_DATA) && p->paylen && core->waited != waited && (plan->units & FOS_CLASS_TCP) &&
         (h->flags & FOS_HALF_PICKUP || (t->flags & FOS_TRANSIT_OFF && t->off + p->paylen + fin > (int64_t)h->next + !!(h->flags & FOS_HALF_FIN_DONE))))
         t->flags |= FOS_TRANSIT_AHEAD;
     if ((p->tcp_flags & FOS_TCP_ACK) && (other->flags & FOS_HALF_STARTED)) t->flags |= FOS_TRANSIT_ACK;
+    if (fin && !p->paylen && !(t->flags & FOS_TRANSIT_DATA) && !(h->flags & FOS_HALF_FIN_DONE)) t->flags |= FOS_TRANSIT_END;
 }
 
 FOS_NOINLINE void fos_note_link(fos_core *core, uint16_t link) {

@@ -317,10 +317,39 @@ static void fos_merge_datagram(fos_core *core, fos_lane *lane, int dir, const fo
     fos_edits_forget(&w->sent, &core->blocks, u->off + u->len);   /* nothing of a datagram comes again */
 }
 
+/* Edits behind the last unit that left: they travel on a packet of their own. */
+static void fos_way_trailing(fos_core *core, fos_lane *lane, int dir, int64_t ts) {
+    fos_way *w = &lane->way[dir];
+    const fos_conn *c = &core->table.conns[lane->index];
+    const fos_half *h = fos_half_of(core, lane->index, dir);
+    if (c->key.proto != FOS_PROTO_TCP || core->plans[c->flow].packets) return;
+    if (!w->template_n || w->fin_gone || w->gone > fos_way_limit(w, lane->stage_count)) return;
+    uint32_t before = w->sent.end - w->sent.first;
+    uint64_t final = fos_edits_seq(&w->sent, w->gone), total;
+    if (fos_merge_take(core, lane, dir, w->gone, 0) <= 0) return;
+    fos_seg segs[FOS_MERGE_SEGS];
+    uint32_t count = fos_merge_segs(&w->sent, w->sent.first + before, w->gone, w->gone, NULL, segs, &total);
+    if (!total) return;
+    fos_respun r = {.seq = h->origin + (uint32_t)final, .acks = w->acked, .q = w->acked_in, .final = w->acked_out,
+                    .ack = fos_half_of(core, lane->index, !dir)->origin + (uint32_t)w->acked_out};
+    uint8_t flags = (uint8_t)((w->template[w->template_l4 + 13] & ~(FOS_TCP_SYN | FOS_TCP_FIN | FOS_TCP_RST)) | FOS_TCP_PSH);
+    fos_merge_build(core, lane, dir, w->template, w->template_n, w->template_l3, w->template_l4, &r, flags, segs, count, total, 0, ts,
+                    w->link, w->iface);
+}
+
 /* ---- parked packets leave -------------------------------------------------------------------------- */
 
-static void fos_merge_bare(fos_core *core, fos_lane *lane, int dir, const fos_transit *t, int64_t ts) {
+static void fos_merge_bare(fos_core *core, fos_lane *lane, int dir, fos_transit *t, int64_t ts) {
     fos_way *w = &lane->way[dir];
+    if (t->flags & FOS_TRANSIT_END) {         /* where it stands may only be known by now */
+        const fos_half *h = fos_half_of(core, lane->index, dir);
+        if (h->flags & FOS_HALF_STARTED) {
+            t->off = (int64_t)fos_raw_offset(h, fos_be32(t->frame + t->l4 + 4), w->gone);
+            t->flags |= FOS_TRANSIT_OFF;
+        }
+        fos_way_trailing(core, lane, dir, ts);
+        w->fin_gone = 1;
+    }
     if (!(t->flags & FOS_TRANSIT_TCP) || !(t->flags & FOS_TRANSIT_OFF) || t->off < 0) {
         FOS_COUNT(&core->counters, merged_unchanged);
         fos_merge_send(core, t->frame, t->captured, t->wire, ts, t->link, t->iface);
@@ -389,9 +418,9 @@ FOS_INLINE int fos_merge_ack_clear(const fos_core *core, const fos_lane *lane, i
     return q > (uint64_t)1 << 62 || !fos_merge_awaits(core, lane, !dir, q, number);
 }
 
-/* Came this unit's packet ahead of earlier bytes?  Of a FIN its frame tells: it is that of what completed it. */
-FOS_INLINE int fos_unit_went_ahead(const fos_unit *u) {
-    return (u->flags & FOS_UNIT_WAITED) || (u->kind == FOS_UNIT_FIN && !(u->frame[u->l4 + 13] & FOS_TCP_FIN));
+/* A FIN that came ahead of earlier bytes: the frame is that of the packet that completed them. */
+FOS_INLINE int fos_unit_is_told(const fos_unit *u) {
+    return u->kind == FOS_UNIT_FIN && !(u->frame[u->l4 + 13] & FOS_TCP_FIN);
 }
 
 /* Send the next unit of a direction if it may leave: 1, else 0. */
@@ -405,8 +434,8 @@ static int fos_merge_next_unit(fos_core *core, fos_lane *lane, int dir, uint64_t
     int tcp = c->key.proto == FOS_PROTO_TCP && !core->plans[c->flow].packets;
     if (u->kind == FOS_UNIT_GAP) {
         if (fos_merge_take(core, lane, dir, u->off + u->len, !tcp) < 0) return 0;
-    } else if (!u->frame || (u->off < w->passed && fos_unit_went_ahead(u))) {
-        ;                                     /* no packet brought it, or it left when it came */
+    } else if (!u->frame || fos_unit_is_told(u) || (u->off < w->passed && (u->flags & FOS_UNIT_WAITED))) {
+        ;                                     /* no packet brought it, or it left when it came, or leaves by itself */
     } else if (tcp) {
         if (!fos_merge_ack_clear(core, lane, dir, u->frame + u->l4, u->packet)) return 0;
         if (u->kind == FOS_UNIT_DATA) {
@@ -427,6 +456,14 @@ static int fos_merge_next_parked(fos_core *core, fos_lane *lane, int dir, uint64
     fos_transit *t = &p->packet;
     if (!force) {
         if ((t->flags & FOS_TRANSIT_OFF) && fos_merge_awaits(core, lane, dir, (uint64_t)t->off, t->number) && t->off > 0) return 0;
+        /* A repetition of bytes that wait goes behind them. */
+        const fos_half *h = fos_half_of(core, lane->index, dir);
+        if (t->flags & FOS_TRANSIT_END && lane->writes) {
+            uint64_t off = h->flags & FOS_HALF_STARTED ? fos_raw_offset(h, fos_be32(t->frame + t->l4 + 4), w->gone) : FOS_ALL;
+            if (off > w->gone) return 0;
+        }
+        if ((t->flags & FOS_TRANSIT_OFF) && t->paylen && lane->writes && t->off >= 0 && (uint64_t)t->off + t->paylen > w->gone &&
+            (h->ooo || (uint64_t)t->off + t->paylen <= h->next)) return 0;
         if ((t->flags & FOS_TRANSIT_ACK) && !fos_merge_ack_clear(core, lane, dir, t->frame + t->l4, t->number)) return 0;
     }
     fos_merge_bare(core, lane, dir, t, ts > t->ts ? ts : t->ts);
@@ -459,31 +496,6 @@ static void fos_lane_drain(fos_core *core, fos_lane *lane, uint64_t number, int6
         if (!moved && force)                  /* two directions wait for each other: time is over for both */
             for (int dir = 0; dir < 2 && !moved; dir++) moved = fos_merge_next_parked(core, lane, dir, number, ts, 1);
     } while (moved);
-}
-
-/* Edits behind the last unit that left: they travel on a packet of their own. */
-static void fos_lane_trailing(fos_core *core, fos_lane *lane, int64_t ts) {
-    const fos_conn *c = &core->table.conns[lane->index];
-    if (c->key.proto != FOS_PROTO_TCP || core->plans[c->flow].packets) return;
-    for (int dir = 0; dir < 2; dir++) {
-        fos_way *w = &lane->way[dir];
-        const fos_half *h = fos_half_of(core, lane->index, dir);
-        if (!w->template_n || w->fin_gone || w->gone > fos_way_limit(w, lane->stage_count)) continue;
-        uint32_t before = w->sent.end - w->sent.first;
-        uint64_t final = fos_edits_seq(&w->sent, w->gone);
-        int taken = fos_merge_take(core, lane, dir, w->gone, 0);
-        if (taken <= 0) continue;
-        fos_seg segs[FOS_MERGE_SEGS];
-        uint64_t total;
-        uint32_t count = fos_merge_segs(&w->sent, w->sent.first + before, w->gone, w->gone, NULL, segs, &total);
-        if (!total) continue;
-        fos_respun r = {.seq = h->origin + (uint32_t)final,
-                        .ack = w->acked ? fos_half_of(core, lane->index, !dir)->origin + (uint32_t)w->acked_out
-                                        : fos_be32(w->template + w->template_l4 + 8)};
-        uint8_t flags = (uint8_t)((w->template[w->template_l4 + 13] & ~(FOS_TCP_SYN | FOS_TCP_FIN | FOS_TCP_RST)) | FOS_TCP_PSH);
-        fos_merge_build(core, lane, dir, w->template, w->template_n, w->template_l3, w->template_l4, &r, flags, segs, count, total, 0,
-                        ts, w->link, w->iface);
-    }
 }
 
 /* ---- the log ------------------------------------------------------------------------------------ */
@@ -575,7 +587,7 @@ static void fos_merge(fos_core *core) {
         int over = core->table.conns[lane->index].flags & FOS_CONN_CLOSED;
         if (core->in_line) {
             fos_lane_drain(core, lane, FOS_ALL, core->now, over);
-            fos_lane_trailing(core, lane, core->now);
+            for (int dir = 0; dir < 2; dir++) fos_way_trailing(core, lane, dir, core->now);
         } else fos_lane_discard(core, lane);
         for (int dir = 0; dir < 2; dir++)
             fos_way_forget(&lane->way[dir], lane->stage_count, &core->blocks, fos_way_edits(&lane->way[dir], lane->stage_count));

@@ -18,7 +18,7 @@ enum fos_transit_flags {
     FOS_TRANSIT_OFF = 8,      /* `off` is valid */
     FOS_TRANSIT_ACK = 16,     /* `ack` is valid */
     FOS_TRANSIT_FRAGMENT = 32,    /* an IP fragment: its datagram is not whole yet */
-    FOS_TRANSIT_JOINED = 64,  /* the fragment that made its datagram whole */
+    FOS_TRANSIT_END = 64,     /* a FIN without payload that came ahead of earlier bytes */
     FOS_TRANSIT_BLOCK = 128,  /* `frame` is a block of the heap that goes with this entry */
 };
 

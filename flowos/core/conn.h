@@ -41,6 +41,8 @@ enum fos_conn_flags {
     FOS_CONN_HALVES = 128,    /* the lines of its directions are in use: they are cleared when it goes */
 };
 
+enum { FOS_DEPTH_SHARED = 0x80 };   /* some of its frames hold packets of other connections: tunnels, read-only */
+
 enum fos_half_flags {
     FOS_HALF_STARTED = 1,     /* origin is set */
     FOS_HALF_FROM_SYN = 2,    /* ... by a SYN */
@@ -76,7 +78,7 @@ typedef struct fos_conn {
     int64_t last_ns;
     uint8_t state;
     uint8_t flags;
-    uint8_t depth;
+    uint8_t depth;            /* enclosing IP headers; FOS_DEPTH_SHARED */
     uint8_t reason;           /* why it closed: fos_close */
     uint32_t flow;
     uint32_t next_ready;      /* list of ready connections; of free records */

@@ -32,6 +32,7 @@ cdef extern from "loop.h" nogil:
         FOS_CONN_CLOSED
         FOS_CONN_ANNOUNCED
         FOS_CONN_HALVES
+        FOS_DEPTH_SHARED
         FOS_HALF_STARTED
         FOS_HALF_FROM_SYN
         FOS_HALF_FIN_DONE

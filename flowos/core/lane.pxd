@@ -36,6 +36,7 @@ cdef extern from "core.h" nogil:
         uint32_t first
         uint32_t end
         int64_t delta
+        uint64_t shown
 
     ctypedef struct fos_stage:
         uint64_t serial

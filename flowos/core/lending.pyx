@@ -134,7 +134,7 @@ cdef void dress(Core core, Attachment a, Window w, uint32_t index, int dir, Deco
     w.decoding = decoding
     w.protocol = a.protocol
     w.attachment = a
-    w.writes = a.writes and not conn.depth & 0x80
+    w.writes = a.writes and not conn.depth & FOS_DEPTH_SHARED
     w.kinds = a.kinds
     w.now = core.c.now
     w.complete = ends(core, index, dir)
@@ -233,6 +233,7 @@ cdef uint32_t datagrams(Core core, Attachment a, uint32_t index, int dir, fos_st
         dress(core, a, w, index, dir, None)
         w.made = None
         w.stream = s
+        w.follows = i > first
         w.first = i
         w.stop = i + 1
         w.offset = w.begin.off = u.off
@@ -336,7 +337,7 @@ cdef uint32_t decoded(Core core, list serving, Attachment a, uint32_t index, int
     cdef fos_at at, limit
     cdef fos_unit *u = NULL
     cdef Window w = None
-    cdef bint mine, fresh
+    cdef bint mine, fresh, follows = False
     if lane != NULL:
         at = st.at
         limit = fos_stage_limit(way, k, s.tail_off, depends_on(serving, lane, a) if a.depends else 0)
@@ -373,6 +374,8 @@ cdef uint32_t decoded(Core core, list serving, Attachment a, uint32_t index, int
                 w.reset()
                 dress(core, a, w, index, dir, decoding)
                 w.complete = False
+                w.follows = follows
+                follows = True
                 w.made = None if native else made
                 w.stream = up
                 w.by_offset = True
@@ -421,6 +424,8 @@ cdef int commit(Core core, list serving, Attachment a, Window w, bint failed) ex
     cdef uint32_t g
     cdef bint datagram = False
     cdef bytes data
+    if core.c.table.conns[w.index].depth & FOS_DEPTH_SHARED:
+        return 0                              # its frames left as they came, whoever holds what is in them
     if failed:
         edits = [edit for edit in edits or () if w.asked and edit[1] <= kept]
         kept = total
@@ -431,6 +436,9 @@ cdef int commit(Core core, list serving, Attachment a, Window w, bint failed) ex
     lane = fos_lane_of(core.c, w.index)
     if lane == NULL:
         lane = lane_at(core, serving, w.index, plan_stage(core, a, w.index))
+        k = stage_number(lane, a)
+        if k >= 0:
+            catch_up(core, a, w, lane, <uint32_t>k)
     k = stage_number(lane, a)
     if k < 0:
         return 0
@@ -481,7 +489,31 @@ cdef int commit(Core core, list serving, Attachment a, Window w, bint failed) ex
             st.held_since = core.c.now if core.c.now else 1
     st.seen_unit = w.stop + (w.decoding.gone[w.dir] if w.lvl == LEVEL_DECODER and w.decoding.native is None else 0)
     st.seen_off = w.limit.off
-    st.head = st.at.off
+    st.head = st.out.shown = st.at.off
+    return 0
+
+
+cdef int catch_up(Core core, Attachment a, Window w, fos_lane *lane, uint32_t k) except -1:
+    """The lane is made by a window that was not the first of its call: those before it were released."""
+    cdef fos_stage *st
+    cdef fos_stream *s
+    if w.follows:
+        go(core, a, &lane.way[w.dir], k, w.begin, FOS_TAKE_PASS)
+        st = &lane.way[w.dir].stages[k]
+        st.head = st.out.shown = st.at.off
+    if w.direction == 1:                      # a to b comes first
+        st = &lane.way[1 - w.dir].stages[k]
+        s = fos_half_of(core.c, w.index, 1 - w.dir).stream
+        if s != NULL and a.lvl != LEVEL_DECODER:
+            st.at.off = st.head = st.seen_off = s.tail_off
+            st.unit = st.seen_unit = s.tail_index
+            st.ended = ends(core, w.index, 1 - w.dir)
+        elif s != NULL:
+            st.unit = st.seen_unit = units_end(core, a, w.index, 1 - w.dir)
+            st.seen_off = s.tail_off
+            st.at.off = st.head = s.tail_off
+            if not ends(core, w.index, 1 - w.dir) and decoding_of(core, w.index) is not None:
+                st.at.off = st.head = min(s.tail_off, decoding_of(core, w.index).packets[1 - w.dir].covered)
     return 0
 
 
@@ -587,6 +619,8 @@ cdef int settle(Core core, list serving, Attachment a, uint32_t index, bint forc
     cdef fos_at limit
     cdef uint64_t covered
     cdef int k, dir
+    if conn.depth & FOS_DEPTH_SHARED:
+        return 0
     cdef bint hears = (a.classes & fos_class_of(conn.key.proto)) != 0 and not a.detached
     if lane == NULL:
         if not a.writes or a.lvl != LEVEL_DECODER or not hears or force:
@@ -626,7 +660,7 @@ cdef int settle(Core core, list serving, Attachment a, uint32_t index, bint forc
                     limit.off = covered
                     limit.skip = 0
                 go(core, a, way, k, limit, FOS_TAKE_PASS)
-        st.head = st.at.off
+        st.head = st.out.shown = st.at.off
     return 0
 
 
@@ -645,7 +679,7 @@ cdef int settle_gone(Core core, fos_lane *lane, uint32_t before) except -1:
             if s == NULL:
                 continue
             go(core, None, &lane.way[dir], k, fos_stage_limit(&lane.way[dir], k, s.tail_off, 0), FOS_TAKE_PASS)
-            st.head = st.at.off
+            st.head = st.out.shown = st.at.off
             st.unit = s.tail_index
     return 0
 

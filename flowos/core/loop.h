@@ -296,8 +296,8 @@ static void fos_burst(fos_core *core, const fos_ring *ring, uint32_t from, uint3
             for (int k = 0; k < count; k++) fos_packet(core, &pkts[k]);
         else
             for (int k = 0; k < count; k++)
-                if (pkts[k].log) fos_packet_in_line(core, &pkts[k]);
-                else fos_packet(core, &pkts[k]);
+                if (pkts[k].log && pkts[k].depth == 1) fos_packet_in_line(core, &pkts[k]);
+                else core->table.conns[fos_packet(core, &pkts[k])].depth |= FOS_DEPTH_SHARED;
         fos_defrag_sweep(&core->defrag);
     }
     FOS_COUNT_N(&core->counters, packets, n);

@@ -214,8 +214,9 @@ static void fos_merge_build(fos_core *core, const fos_lane *lane, int dir, const
                           .link = link, .ip_id_add = made, .segs = segs, .seg_count = count, .skip = at, .n = part,
                           .fields = fos_merge_fields(r)};
         job.fields.set |= FOS_SET_FLAGS;
-        job.fields.seq += (uint32_t)at;
+        job.fields.seq += (uint32_t)at + (at && (flags & FOS_TCP_SYN));
         job.fields.tcp_flags = at + part == n ? flags : (uint8_t)(flags & ~(FOS_TCP_FIN | FOS_TCP_PSH));
+        if (at) job.fields.tcp_flags &= (uint8_t)~FOS_TCP_SYN;
         uint32_t size = fos_repack_build(&job, out, FOS_SCRATCH_FRAME);
         if (!size) { FOS_COUNT(&core->counters, merged_oversize); return; }
         if (made) FOS_COUNT(&core->counters, merged_made);
@@ -238,7 +239,7 @@ static uint32_t fos_ip_end(const uint8_t *frame, uint32_t l3, uint32_t captured)
 }
 
 /* A unit of TCP's stream leaves: its bytes with their edits, and a FIN that came in the same packet. */
-static void fos_merge_tcp_unit(fos_core *core, fos_lane *lane, int dir, const fos_unit *u, const fos_unit *fin, int64_t ts) {
+static void fos_merge_tcp_unit(fos_core *core, fos_lane *lane, int dir, const fos_unit *u, const fos_unit *fin, int syn, int64_t ts) {
     fos_way *w = &lane->way[dir];
     const uint8_t *th = u->frame + u->l4;
     uint64_t s = u->off, e = u->off + u->len, total = u->len;
@@ -253,7 +254,7 @@ static void fos_merge_tcp_unit(fos_core *core, fos_lane *lane, int dir, const fo
     /* The header's sequence number is that of its packet's first byte, which may lie before this unit's. */
     fos_merge_respin(core, lane, dir, th, header_off, u->kind == FOS_UNIT_SYN ? (uint64_t)-1 : final, &r);
     const fos_half *h = fos_half_of(core, lane->index, dir);
-    if (u->kind != FOS_UNIT_SYN) r.seq = h->origin + (uint32_t)final;
+    if (u->kind != FOS_UNIT_SYN) r.seq = h->origin + (uint32_t)final - (uint32_t)syn;
     uint32_t end = fos_ip_end(u->frame, u->l3, u->captured);
     uint32_t hl = fos_tcp_header_len(th);
     int has_fin = (th[13] & FOS_TCP_FIN) != 0;
@@ -269,7 +270,7 @@ static void fos_merge_tcp_unit(fos_core *core, fos_lane *lane, int dir, const fo
     } else {
         fos_seg segs[FOS_MERGE_SEGS];
         uint32_t count = fos_merge_segs(&w->sent, first, s, e, u->frame + u->payload, segs, &total);
-        uint8_t flags = (uint8_t)(th[13] & ~FOS_TCP_FIN);
+        uint8_t flags = (uint8_t)(th[13] & ~(FOS_TCP_FIN | (syn || u->kind == FOS_UNIT_SYN ? 0 : FOS_TCP_SYN)));
         if (fin || u->kind == FOS_UNIT_FIN) flags |= FOS_TCP_FIN;
         int news = r.acks && (!w->acked || r.final > w->acked_out);
         if (!total && !(flags & (FOS_TCP_FIN | FOS_TCP_SYN | FOS_TCP_RST)) && !news) FOS_COUNT(&core->counters, merged_emptied);
@@ -430,7 +431,7 @@ static int fos_merge_next_unit(fos_core *core, fos_lane *lane, int dir, uint64_t
     const fos_stream *s = fos_half_of(core, lane->index, dir)->stream;
     const fos_unit *u = s ? fos_stream_unit(s, w->next_unit) : NULL;
     if (!u || u->packet > number || u->off + u->len > limit) return 0;
-    const fos_unit *fin = NULL;
+    const fos_unit *fin = NULL, *data = NULL;
     int tcp = c->key.proto == FOS_PROTO_TCP && !core->plans[c->flow].packets;
     if (u->kind == FOS_UNIT_GAP) {
         if (fos_merge_take(core, lane, dir, u->off + u->len, !tcp) < 0) return 0;
@@ -441,11 +442,16 @@ static int fos_merge_next_unit(fos_core *core, fos_lane *lane, int dir, uint64_t
         if (u->kind == FOS_UNIT_DATA) {
             fin = fos_stream_unit(s, w->next_unit + 1);
             if (fin && (fin->kind != FOS_UNIT_FIN || !(u->frame[u->l4 + 13] & FOS_TCP_FIN) || fin->packet > number)) fin = NULL;
+        } else if (u->kind == FOS_UNIT_SYN) {  /* data that came with it leaves with it */
+            data = fos_stream_unit(s, w->next_unit + 1);
+            if (data && (data->kind != FOS_UNIT_DATA || data->packet != u->packet || data->off)) data = NULL;
+            if (data && data->len > limit) return 0;
         }
-        fos_merge_tcp_unit(core, lane, dir, u, fin, ts > u->ts ? ts : u->ts);
+        if (data) u = data;
+        fos_merge_tcp_unit(core, lane, dir, u, fin, data != NULL, ts > u->ts ? ts : u->ts);
     } else fos_merge_datagram(core, lane, dir, u, ts > u->ts ? ts : u->ts);
     w->gone = u->off + u->len;
-    w->next_unit += fin ? 2 : 1;
+    w->next_unit += fin || data ? 2 : 1;
     return 1;
 }
 

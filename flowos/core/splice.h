@@ -28,6 +28,7 @@ typedef struct fos_edits {
     uint32_t first, end, capacity;
     uint32_t spare;
     int64_t delta;            /* what all edits so far add to an offset behind them */
+    uint64_t shown;           /* edits that begin below this offset were read by others: they change no more */
 } fos_edits;
 
 FOS_INLINE uint32_t fos_edits_count(const fos_edits *e) { return e->end - e->first; }
@@ -72,7 +73,7 @@ static int fos_edits_put(fos_edits *e, fos_blocks *blocks, uint64_t pos, uint64_
     if (!n && !removed) return 0;
     if (e->end > e->first && !n) {            /* removals that touch are one */
         fos_edit *last = &e->items[e->end - 1];
-        if (last->pos + last->removed == pos && !last->inserted) {
+        if (last->pos + last->removed == pos && !last->inserted && last->pos >= e->shown) {
             last->removed += removed;
             e->delta -= (int64_t)removed;
             return 0;

@@ -73,6 +73,7 @@ cdef class Window:
     cdef bint live
     cdef object attachment     # whose window it is
     cdef bint writes           # edits are allowed
+    cdef bint follows          # it is not the first of this call in its direction
     cdef bint by_offset        # it is a range of offsets: begin and limit count, units are cut by them
     cdef object kinds          # only units of these kinds: a frozenset of numbers or names, or None: all
     cdef uint32_t stage        # number of its attachment among those of the flow

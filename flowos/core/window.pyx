@@ -557,7 +557,7 @@ cdef class Window:
 
     cdef void reset(self) noexcept:
         """Forget what the last call was about."""
-        self.built = self.asked = self.by_offset = self.writes = False
+        self.built = self.asked = self.by_offset = self.writes = self.follows = False
         self.kinds = None
         self.input = NULL
         self.seg_count = 0
@@ -1005,6 +1005,11 @@ cdef class Window:
                 raise UsageError(f"release: the edit at {self.offset + start} reaches beyond {self.offset + upto_index}")
         self.asked = True
         self.kept = upto_index
+
+    @property
+    def writable(self):
+        """Say whether it may be edited: the module's mode is RDWR, and the packets are not in a tunnel."""
+        return self.writes
 
     @property
     def state(self):

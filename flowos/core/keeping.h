@@ -77,7 +77,7 @@ static void fos_keep_free(fos_core *core, fos_keep *k) {
 }
 
 /* Begin to keep a connection: what left so far is known from its lane. */
-static int fos_keep_begin(fos_core *core, fos_lane *lane, int64_t now) {
+static int fos_keep_begin(fos_core *core, fos_lane *lane) {
     for (int dir = 0; dir < 2; dir++) {
         fos_way *w = &lane->way[dir];
         const fos_half *h = fos_half_of(core, lane->index, dir);
@@ -90,7 +90,15 @@ static int fos_keep_begin(fos_core *core, fos_lane *lane, int64_t now) {
         k->rto = FOS_KEEP_RTO_FIRST;
         k->cwnd = 10u * (w->mss ? w->mss : 1220u);
         k->ssthresh = FOS_ALL;
-        (void)now;
+        if (h->flags & FOS_HALF_FIN_DONE) {   /* has the FIN left already? */
+            const fos_stream *s = h->stream;
+            const fos_unit *u;
+            k->fin = 1;
+            for (uint64_t i = w->next_unit; s && (u = fos_stream_unit(s, i)); i++)
+                if (u->kind == FOS_UNIT_FIN) k->fin = 0;
+            k->fin_sent = w->fin_gone = k->fin;
+            k->fin_acked = k->fin && h->acked > w->gone;
+        }
     }
     return 0;
 }

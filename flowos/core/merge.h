@@ -590,7 +590,7 @@ FOS_NOINLINE fos_lane *fos_merge_lane_at(fos_core *core, const fos_transit *t) {
 FOS_INLINE int fos_merge_keeps(fos_core *core, fos_lane *lane) {
     const fos_conn *c = &core->table.conns[lane->index];
     if (c->key.proto != FOS_PROTO_TCP || core->plans[c->flow].packets) return 0;
-    return lane->way[0].keep || !fos_keep_begin(core, lane, core->now);
+    return lane->way[0].keep || !fos_keep_begin(core, lane);
 }
 
 static void fos_merge_entry(fos_core *core, const fos_transit *t) {

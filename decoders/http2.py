@@ -94,7 +94,8 @@ class Http2Frame:
     incomplete: bool = False
 
     def __repr__(self):
-        told = (f"{f.name}={value!r}" for f in fields(self)[1:] if (value := getattr(self, f.name)) not in (None, 0, {}))
+        values = ((f.name, getattr(self, f.name)) for f in fields(self)[1:])
+        told = (f"{name}={value!r}" for name, value in values if value not in (None, 0, {}))
         return f"<Http2Frame {KINDS[self.type] if self.type < len(KINDS) else self.type} {', '.join(told)}>"
 
     def get(self, name):

@@ -529,8 +529,8 @@ ASKS = re.compile(
     rb"|\A(?:\0\0\0\x08\x04\xd2\x16\x30)?\0\0\0\x08\x04\xd2\x16\x2f\Z"
     rb"|\A\x20\0\0\x01.{9}\0{19}.{4}\Z", re.I | re.S)
 # How it begins before it asks, as far as it has come.
-WORDS = (b"EHLO ", b"LHLO ", b"HELO ", b"STARTTLS", b"STLS", b"CAPA", b"AUTH ", b"FEAT", b"CAPABILITIES", b"MODE READER",
-         b"<?xml ", b"<stream:stream", b"\0\0\0\x08\x04\xd2\x16", b"\x20\0\0\x01")
+WORDS = (b"EHLO ", b"LHLO ", b"HELO ", b"STARTTLS", b"STLS", b"CAPA", b"AUTH ", b"FEAT", b"MODE READER", b"<?XML ",
+         b"<STREAM:STREAM", b"\0\0\0\x08\x04\xd2\x16", b"\x20\0\0\x01")
 TAGGED = re.compile(rb"[!-~]{1,16} (?:STARTTLS|CAPABILITY|ID|NOOP)\b", re.I)       # IMAP
 FIRST_HELLO = re.compile(rb"\x16\x03[\0-\x04][\0-\x48].\x01\0", re.S)
 
@@ -544,7 +544,7 @@ cdef object probe_plain(bytes data):
     if hello is not None:
         return ASKS.search(data, 0, hello.start()) is not None
     first = data[:16].upper()
-    if any([first.startswith(word[:len(first)].upper()) for word in WORDS]):
+    if any([first.startswith(word[:len(first)]) for word in WORDS]):
         return None
     return None if TAGGED.match(data) or ASKS.search(data) else False
 

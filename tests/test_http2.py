@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from follow import follow
 from hpack import Encoder
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import flowos
@@ -461,7 +461,6 @@ def test_without_the_package_for_headers(streams, monkeypatch):
 
 # ---- damage and probing ----------------------------------------------------------------------
 
-@settings(max_examples=60)
 @given(data=st.data())
 def test_damage_never_raises(streams, data):
     steps = [(d, bytearray(piece)) for d, piece in streams[data.draw(st.sampled_from([HEAD, UPGRADE, NODE]))]]

@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from editscript import edited
-from impaired import ImpairedPort, Impairment, frames_in, put
+from impaired import ImpairedPort, Impairment, Narrow, frames_in, put
 from namespaces import inside, ip, join
 
 from flowos.core.packetport import PacketPort
@@ -291,7 +291,7 @@ class Run:
     def counts(self):
         """What the impairments did in all, {what: frames}."""
         parts = [part.counts for side in self.sides for part in (side.inward, side.outward)]
-        return {name: sum(part[name] for part in parts) for name in parts[0]}
+        return {name: sum(part[name] for part in parts) for name in Impairment().counts}
 
 
 def difference(name, received, expected):
@@ -312,7 +312,7 @@ class Network:
         stem = f"flowos-tcp-{os.getpid()}-{next(self.numbers)}"
         self.names = {role: f"{stem}-{role}" for role in ("client", "middle", "server")}
         self.ports = itertools.count(20000)
-        self.has_proxy = False                # two more hosts (terminating.py)
+        self.proxies = []                     # two more hosts (terminating.py)
         self.stack = contextlib.ExitStack()
 
     def __enter__(self):
@@ -368,21 +368,27 @@ class Network:
         """Have both ends carry out their programs through `middle`; returns a Run.
 
         `impair` is up to four `Impairment`s: client to middle, middle to client, server to middle, middle to
-        server.  `sysctls` hold for both hosts during this run, {"ipv4.tcp_sack": 0}.  After `seconds` ends
+        server; None: the middle is given the interfaces' own ports.  `sysctls` hold for both hosts during this run, {"ipv4.tcp_sack": 0}.  After `seconds` ends
         report "timeout".
         """
-        impair = [*impair, *[None] * (4 - len(impair))]
         begun, port, paths = time.monotonic(), next(self.ports), {}
         with contextlib.ExitStack() as stack:
             for role in ("client", "server"):
                 self.change_sysctls(stack, self.names[role], sysctls or {})
             with inside(self.names["middle"]):
-                sides = [ImpairedPort(PacketPort(name, slots=1024), *impair[place:place + 2], name)
-                         for name, place in (("m0", 0), ("m1", 2))]
-            for side in sides:
+                ends = [PacketPort(name, slots=1024) for name in ("m0", "m1")]
+            if impair is None:
+                sides = []
+            else:
+                ways = [*impair, *[None] * (4 - len(impair))]
+                sides = [ImpairedPort(ends[0], *ways[:2], "m0"), ImpairedPort(ends[1], *ways[2:], "m1")]
+            for side in [*ends, *sides]:
                 stack.callback(side.close)
+            if any(way is not None and isinstance(way.drop, Narrow) for way in impair or ()):
+                stack.callback(self.forget_mtus)
             stack.callback(middle.close)
-            middle.start(sides[0].port, sides[1].port, port, version)
+            middle.start(*([side.port for side in sides] or ends), port, version)
+            wakers = [end.fileno() for end in ends]
             waiting, outcomes = dict(self.hosts), {}
             for role, program in ("server", server), ("client", client):
                 paths[role] = self.folder / role
@@ -391,15 +397,21 @@ class Network:
                 if role == "server" and isinstance(said := self.hosts[role].recv(), Outcome):
                     raise RuntimeError(f"the server cannot listen: {said.problem}")
             while waiting:
-                self.turn(sides, middle, waiting)
+                self.turn(sides, middle, [*wakers, *waiting.values()])
                 for role in [role for role, calls in waiting.items() if calls.poll()]:
                     outcomes[role] = waiting.pop(role).recv()
                     outcomes[role].received = paths[role].read_bytes()
             # the last acknowledgements still go their way
             end = time.monotonic() + 0.02
             while time.monotonic() < end:
-                self.turn(sides, middle, {})
+                self.turn(sides, middle, wakers)
         return Run(outcomes["client"], outcomes["server"], tuple(sides), time.monotonic() - begun)
+
+    def forget_mtus(self):
+        """Have every host forget what it learned of the way's MTU, so that the next run learns it anew."""
+        for name in [*self.names.values(), *self.proxies]:
+            for version in "-4", "-6":
+                ip("-n", name, version, "route", "flush", "cache")
 
     def change_sysctls(self, stack, name, values):
         """Set sysctls of a namespace until the stack is closed."""
@@ -408,14 +420,14 @@ class Network:
         stack.callback(self.set_sysctls, name, before)
         self.set_sysctls(name, values)
 
-    def turn(self, sides, middle, waiting):
+    def turn(self, sides, middle, wakers):
         """Move everything once; when there was nothing, wait for something, two milliseconds at most."""
         now = time.monotonic()
         moved = [side.step(now) for side in sides]
         if middle.step(now) or any(moved):
             return
         due = min((side.next_due for side in sides if side.next_due is not None), default=now + 1)
-        select.select([*sides, *waiting.values()], [], [], max(0, min(0.002, due - now)))
+        select.select(wakers, [], [], max(0, min(0.002, due - now)))
 
     def check(self, client, server, forth, back, middle, impair=(), **options):
         """Run, and check that both ends received exactly the edited streams to their end; returns the Run.

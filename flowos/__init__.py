@@ -17,7 +17,8 @@ from flowos.config import Config
 from flowos.core.connection import Connection, Direction, Endpoint
 from flowos.core.pointer import Pointer
 from flowos.core.errors import CaptureError, DecoderError, FlowOSError, LimitError, StaleError, UsageError
-from flowos.core.window import DataUnit, Window
+from flowos.core.patterns import Patterns
+from flowos.core.window import DataUnit, Span, Window
 from flowos.core.journal import FlowWindow
 from flowos.engine import Engine, Flow
 from flowos.module import RDONLY, RDWR, Module
@@ -26,7 +27,7 @@ from flowos.registry import all_decoders, get_decoder, register_decoder, unregis
 
 __all__ = [
     "CaptureError", "Config", "Connection", "DataUnit", "DecoderError", "Direction", "Endpoint", "Engine", "Flow",
-    "FlowOSError", "FlowWindow", "LimitError", "Module", "Pointer", "RDONLY", "RDWR", "ROW", "Reader", "StaleError",
+    "FlowOSError", "FlowWindow", "LimitError", "Module", "Patterns", "Pointer", "RDONLY", "RDWR", "ROW", "Reader", "Span", "StaleError",
     "UsageError", "Window", "__version__", "all_decoders", "get_decoder", "open", "register_decoder", "unregister_decoder",
 ]
 

@@ -29,6 +29,7 @@ class Config:
     tunnels: frozenset = frozenset(TUNNELS)  # which tunnels are followed
     detect: bool = False                    # look for every decoder's protocol, even if no module wants it
     isolate: bool = False                   # keep a module's exception and go on, instead of raising it
+    measure: bool = False                   # time what modules do: an attachment's counters["ns"]
 
     max_connections: int = 1 << 20
     timeout_tcp: float = 432_000.0          # seconds idle: established, or picked up in mid-stream (RFC 5382: > 2 h 4 min)

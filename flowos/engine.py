@@ -5,7 +5,7 @@ from flowos.config import Config
 from flowos.core.engine import BaseEngine
 from flowos.core.errors import UsageError
 from flowos.core.ports import merge_ports, open_port
-from flowos.module import RDONLY
+from flowos.module import RDONLY, RDWR
 from flowos.registry import all_decoders, get_decoder
 
 _NEEDED = ("protocol", "scope", "mode", "start", "stop")
@@ -54,6 +54,8 @@ class Engine(BaseEngine):
         super().__init__()
         self._flows = {}
         self._inputs = []
+        self._outputs = []
+        self._record_sink = None
         self._modules = []
         self._classifier = None
 
@@ -74,6 +76,34 @@ class Engine(BaseEngine):
         port = open_port(spec)
         self._set_port(merge_ports([*self._inputs, port]) if self._inputs else port)
         self._inputs.append(port)
+
+    def add_output(self, target, file_format=None):
+        """Let packets leave by a port: a path (.pcap, else pcapng), "-" for standard output, or a `Port`.
+
+        From then on the engine is in line: every packet leaves, as it came or as modules edited it, in
+        the order in which each connection's data was released.  The port is the engine's: `close`
+        closes it.
+        """
+        from flowos.core.port import Port
+        from flowos.core.writer import CaptureWriter
+
+        if self.packets or self.finished:
+            raise UsageError("outputs are added before the first packet is taken")
+        port = target if isinstance(target, Port) else CaptureWriter(target, file_format)
+        self._add_output(port, isinstance(port, CaptureWriter), None)
+        self._outputs.append(port)
+        return port
+
+    @property
+    def sink(self):
+        """Where records go that modules emit: an object with `write(record)`, or None."""
+        return self._record_sink
+
+    @sink.setter
+    def sink(self, sink):
+        self._record_sink = sink
+        for attachment in self._modules:
+            attachment.module._sink = sink
 
     # ---- flows ----------------------------------------------------------------------------
 
@@ -159,13 +189,20 @@ class Engine(BaseEngine):
             flow = self._flow_of(flow)
         if isinstance(module, type) or not all(hasattr(module, name) for name in _NEEDED):
             raise UsageError(f"{module!r} cannot be attached: expected an instance of a flowos.Module")
-        if module.mode != RDONLY:
-            raise UsageError(f"{type(module).__name__}: mode {module.mode!r}: windows are read-only, expected {RDONLY!r}")
+        if module.mode not in (RDONLY, RDWR):
+            raise UsageError(f"{type(module).__name__}: mode {module.mode!r}, expected {RDONLY!r} or {RDWR!r}")
         if module.protocol not in _LEVELS or self.config.detect:
             self._load_decoders(module.protocol)
         if order is None:
             order = 1 + max((a.order for a in self._modules), default=0)
-        attachment = self._attach(module, None if flow is None else flow.number, order)
+        number = None if flow is None else flow.number
+        for other in self._modules:
+            if other.order == order and RDWR in (module.mode, other.module.mode) and (
+                    None in (number, other.flow) or number == other.flow):
+                raise UsageError(f"order {order} is taken by {other.name}: a module that edits is alone in its order, "
+                                 f"so {module.name or type(module).__name__} needs another")
+        attachment = self._attach(module, number, order)
+        module._sink = self.sink
         self._modules.append(attachment)
         try:
             module.start(flow)
@@ -205,9 +242,12 @@ class Engine(BaseEngine):
         if self.config.detect:
             self._set_decoders(all_decoders())
         elif protocol not in self.decoder_names:
-            decoder = get_decoder(protocol)
+            name, decoder = protocol, get_decoder(protocol)
+            if decoder is None and protocol is not None and "." in protocol:    # a kind of a decoder's units
+                name = protocol.partition(".")[0]
+                decoder = get_decoder(name) if name not in self.decoder_names else None
             if decoder is not None:
-                self._set_decoders({**self._decoders, protocol: decoder})
+                self._set_decoders({**self._decoders, name: decoder})
 
     # ---- running --------------------------------------------------------------------------
 
@@ -236,6 +276,8 @@ class Engine(BaseEngine):
             finally:
                 while self._inputs:
                     self._inputs.pop().close()
+                while self._outputs:
+                    self._outputs.pop().close()
 
     def __enter__(self):
         return self

@@ -10,7 +10,9 @@ class Module:
     `protocol` is the level: "frame", "ip", "transport" (any), "tcp", "udp", "sctp", "icmp", or
     a decoder's, such as "http".  `scope` "connection" gives a window per direction of a
     connection; "flow" gives one window over all of them, whose `array()` is made for NumPy.
-    Windows are valid for the call only; what a view was taken of stays valid.
+    Windows are valid for the call only; what a view was taken of stays valid.  A kind of a
+    decoder's units is a level of its own: "http.body".  With `mode` RDWR, `process` edits the bytes
+    (`window.delete`, `replace`, `insert`) and what leaves is valid again.
 
     >>> class Count(Module):
     ...     protocol = "tcp"
@@ -23,6 +25,25 @@ class Module:
     protocol = "tcp"
     mode = RDONLY
     scope = "connection"
+    #: Edits change the length of framed messages: heads wait for their bodies (HTTP's Content-Length).
+    resizes = False
+    #: Seconds of capture time that a window may be held; then the system releases it unchanged.
+    hold = 1.0
+    #: ... and how many bytes of one window.
+    hold_bytes = 1 << 20
+    #: What becomes of a window when `process` raises: "open", it is released unchanged; "close", dropped with its connection.
+    fail = "open"
+    #: Names of modules that this one must follow, even where neither edits.
+    depends = ()
+    #: Makes the state of a connection that `window.state` shows: a class or function without arguments; None: a dict.
+    state = None
+
+    _sink = None
+
+    def emit(self, record):
+        """Send a record, a dict, to the run's sinks (`Engine.sink`); without one it goes nowhere."""
+        if self._sink is not None:
+            self._sink.write(record)
 
     def start(self, flow):
         """Hear that the module was attached to a flow (None: to all traffic)."""

@@ -740,7 +740,7 @@ def test_wrong_modules_are_refused(ten):
         pass
 
     cases = [({"protocol": "gopher"}, "protocol 'gopher' is unknown; there are .*tcp"), ({"scope": "planet"}, "scope 'planet'"),
-             ({"mode": flowos.RDWR}, "mode 'rdwr'"), ({"protocol": "http", "scope": "flow"}, "transport levels and below")]
+             ({"mode": "write"}, "mode 'write'"), ({"mode": flowos.RDWR, "scope": "flow"}, "read-only"), ({"protocol": "http", "scope": "flow"}, "transport levels and below")]
     for attributes, message in cases:
         engine = engine_on(ten)
         with pytest.raises(UsageError, match=message):

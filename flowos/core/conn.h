@@ -41,6 +41,8 @@ enum fos_conn_flags {
     FOS_CONN_HALVES = 128,    /* the lines of its directions are in use: they are cleared when it goes */
 };
 
+enum { FOS_DEPTH_SHARED = 0x80 };   /* some of its frames hold packets of other connections: tunnels, read-only */
+
 enum fos_half_flags {
     FOS_HALF_STARTED = 1,     /* origin is set */
     FOS_HALF_FROM_SYN = 2,    /* ... by a SYN */
@@ -76,7 +78,7 @@ typedef struct fos_conn {
     int64_t last_ns;
     uint8_t state;
     uint8_t flags;
-    uint8_t depth;
+    uint8_t depth;            /* enclosing IP headers; FOS_DEPTH_SHARED */
     uint8_t reason;           /* why it closed: fos_close */
     uint32_t flow;
     uint32_t next_ready;      /* list of ready connections; of free records */
@@ -129,6 +131,7 @@ typedef struct fos_table {
     fos_conn *conns;          /* conns[0] is unused */
     fos_half *halves;         /* halves[2 * index + dir] */
     fos_cold *cold;           /* cold[index] */
+    struct fos_lane **lanes;  /* lanes[index]: NULL for most, and for these no memory is touched */
     uint32_t limit;           /* records, at most */
     uint32_t used;            /* records ever handed out: the high-water mark */
     uint32_t free;            /* list of records given back, through next_ready */
@@ -160,7 +163,8 @@ static int fos_table_init(fos_table *t, uint32_t limit) {
     t->conns = fos_reserve(fos_records(t) * sizeof(fos_conn));
     t->halves = fos_reserve(fos_records(t) * sizeof(fos_half) * 2);
     t->cold = fos_reserve(fos_records(t) * sizeof(fos_cold));
-    return t->slots && t->conns && t->halves && t->cold ? 0 : -1;
+    t->lanes = fos_reserve(fos_records(t) * sizeof *t->lanes);
+    return t->slots && t->conns && t->halves && t->cold && t->lanes ? 0 : -1;
 }
 
 static void fos_table_destroy(fos_table *t) {
@@ -168,6 +172,7 @@ static void fos_table_destroy(fos_table *t) {
     if (t->conns) munmap(t->conns, fos_records(t) * sizeof(fos_conn));
     if (t->halves) munmap(t->halves, fos_records(t) * sizeof(fos_half) * 2);
     if (t->cold) munmap(t->cold, fos_records(t) * sizeof(fos_cold));
+    if (t->lanes) munmap(t->lanes, fos_records(t) * sizeof *t->lanes);
     memset(t, 0, sizeof *t);
 }
 

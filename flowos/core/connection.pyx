@@ -165,7 +165,7 @@ cdef class Connection:
     @property
     def depth(self):
         """Count the IP headers around the transport: 1 when not tunnelled."""
-        return self.conn().depth
+        return self.conn().depth & ~FOS_DEPTH_SHARED
 
     @property
     def flow(self):

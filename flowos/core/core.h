@@ -13,6 +13,8 @@
 #include "conn.h"
 #include "counters.h"
 #include "defrag.h"
+#include "lane.h"
+#include "outlet.h"
 #include "pieces.h"
 #include "wheel.h"
 
@@ -53,7 +55,14 @@ typedef struct fos_journal {
     uint32_t spare;
 } fos_journal;
 
-enum { FOS_MAX_JOURNALS = 8, FOS_MAX_LINKS = 32 };
+enum { FOS_MAX_JOURNALS = 8, FOS_MAX_LINKS = 32, FOS_MAX_STAGES = 32 };
+
+/* One attachment of scope "connection", as lanes know it. */
+typedef struct fos_plan_stage {
+    uint64_t serial;
+    uint32_t flags;           /* fos_stage_flags */
+    int32_t order;
+} fos_plan_stage;
 
 /* What the modules of one flow want.  Writer: attach and detach, between batches. */
 typedef struct fos_plan {
@@ -61,8 +70,11 @@ typedef struct fos_plan {
     uint32_t rows;            /* fos_class bits: some journal wants these */
     uint32_t events;          /* opened and closed are wanted */
     uint32_t packets;         /* nothing above the IP level is wanted: one unit per packet, as it comes */
+    uint32_t writes;          /* some module may edit: what comes ahead of earlier bytes must wait */
+    uint32_t stage_count;     /* modules of scope "connection", in their order */
     uint32_t journals;
     fos_journal journal[FOS_MAX_JOURNALS];
+    fos_plan_stage stage[FOS_MAX_STAGES];
 } fos_plan;
 
 typedef struct fos_limits {
@@ -117,8 +129,16 @@ typedef struct fos_core {
     fos_list opened;          /* connections whose `opened` is due, in order */
     fos_list closed;          /* connections off the table that wait for their last delivery */
     fos_pool chunks, streams, pieces, ooos;
+    fos_pool lane_pool, parked;
+    fos_lane *all_lanes, *touched_lanes;
+    fos_list merged;          /* connections whose lanes the merger looked after in this delivery */
+    uint32_t lane_count;
+    uint32_t in_line;         /* packets are to leave: each gets an entry in the log */
+    fos_log log;
+    fos_outlets outlets;
     fos_pool fields;          /* what flows were decided on, one per connection once there are flows */
     fos_blocks blocks;
+    uint64_t waited;          /* segments that added something to what waits for earlier bytes */
     uint64_t waiting_bytes;   /* over all directions: payload that waits for earlier bytes */
     uint64_t next_id;
     uint64_t packet_number;
@@ -184,6 +204,29 @@ typedef struct fos_origin {
     uint16_t flags;           /* FOS_UNIT_OWNED | FOS_UNIT_REASSEMBLED: `frame` is a block */
 } fos_origin;
 
+/* A SYN says how much payload its sender takes in one packet (RFC 9293 section 3.7.1): the other direction's limit. */
+FOS_NOINLINE void fos_note_mss(fos_core *core, uint32_t index, fos_conn *c, int dir, const fos_origin *o) {
+    if (c->key.proto != FOS_PROTO_TCP || !o->frame || o->captured < o->l4 + 20u) return;
+    const uint8_t *th = o->frame + o->l4;
+    uint32_t n = (uint32_t)(th[12] >> 4) * 4, mss = c->key.ver == 4 ? 536 : 1220;
+    if (n > o->captured - o->l4) n = o->captured - o->l4;
+    for (uint32_t i = 20; i + 1 < n && th[i];) {
+        if (th[i] == 1) { i++; continue; }
+        if (th[i] == 2 && th[i + 1] == 4 && i + 4 <= n) mss = fos_be16(th + i + 2);
+        if (th[i + 1] < 2) break;
+        i += th[i + 1];
+    }
+    /* Segments carry timestamps where SYNs do: 12 bytes that the MSS does not count (RFC 6691). */
+    if (mss > 12 + 64) mss -= 12;
+    fos_half *h = fos_half_of(core, index, !dir);
+    if (!h->stream) {
+        h->stream = fos_pool_take(&core->streams);
+        if (!h->stream) { core->failed = 1; return; }
+        memset(h->stream, 0, sizeof *h->stream);
+    }
+    h->stream->mss = mss;
+}
+
 FOS_NOINLINE void fos_append_unit(fos_core *core, uint32_t index, fos_conn *c, int dir, uint16_t kind,
                                   uint16_t flags, uint64_t off, uint64_t len, uint32_t payload, const fos_origin *o) {
     fos_half *h = fos_half_of(core, index, dir);
@@ -197,6 +240,7 @@ FOS_NOINLINE void fos_append_unit(fos_core *core, uint32_t index, fos_conn *c, i
     fos_unit *u = fos_stream_append(h->stream, &core->chunks);
     if (!u) { core->failed = 1; return; }
     h->stream->tail_off = off + len;
+    if (FOS_UNLIKELY(kind == FOS_UNIT_SYN)) fos_note_mss(core, index, c, dir, o);
     u->off = off;
     u->len = len;
     u->ts = o->ts;

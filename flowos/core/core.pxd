@@ -1,6 +1,7 @@
 """The C declarations of the core: its state, connections, streams and journals (loop.h, core.h)."""
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from flowos.core.lane cimport fos_blocks, fos_lane, fos_outlets
 from flowos.core.ring cimport fos_ring
 from flowos.core.unit cimport fos_sink, fos_unit
 
@@ -11,6 +12,12 @@ cdef extern from "loop.h" nogil:
         FOS_C_COUNT
         FOS_C_decoder_errors
         FOS_C_module_errors
+        FOS_C_windows_held
+        FOS_C_windows_hold_limit
+        FOS_C_edits
+        FOS_C_edit_bytes_removed
+        FOS_C_edit_bytes_inserted
+        FOS_C_edits_refused
         FOS_C_bytes_copied
         FOS_MAX_JOURNALS
         FOS_CHUNK_UNITS
@@ -25,6 +32,7 @@ cdef extern from "loop.h" nogil:
         FOS_CONN_CLOSED
         FOS_CONN_ANNOUNCED
         FOS_CONN_HALVES
+        FOS_DEPTH_SHARED
         FOS_HALF_STARTED
         FOS_HALF_FROM_SYN
         FOS_HALF_FIN_DONE
@@ -176,11 +184,22 @@ cdef extern from "loop.h" nogil:
         uint32_t capacity
         uint32_t classes
 
+    ctypedef struct fos_plan_stage:
+        uint64_t serial
+        uint32_t flags
+        int32_t order
+
+    ctypedef struct fos_log:
+        uint32_t count
+
     ctypedef struct fos_plan:
         uint32_t units
         uint32_t rows
         uint32_t events
         uint32_t packets
+        uint32_t writes
+        uint32_t stage_count
+        fos_plan_stage *stage
         uint32_t journals
         fos_journal *journal
 
@@ -201,9 +220,6 @@ cdef extern from "loop.h" nogil:
         uint32_t *items
         uint32_t count
         uint32_t capacity
-
-    ctypedef struct fos_blocks:
-        pass
 
     ctypedef struct fos_pool:
         uint64_t in_use
@@ -241,6 +257,12 @@ cdef extern from "loop.h" nogil:
         void *owner
         int packet_units
         int wants_datagrams
+        uint32_t in_line
+        uint32_t lane_count
+        fos_list merged
+        fos_lane *all_lanes
+        fos_log log
+        fos_outlets outlets
         uint32_t (*classify)(void *classifier, const fos_pkt *p, uint32_t index) noexcept nogil
         void *classifier
 

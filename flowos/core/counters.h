@@ -69,7 +69,27 @@
     X(bytes_copied, "bytes copied to the heap because their buffer had to go on") \
     X(units, "data units made at the transport level") \
     X(decoder_errors, "connections whose decoder failed and was taken off") \
-    X(module_errors, "exceptions raised by modules")
+    X(module_errors, "exceptions raised by modules") \
+    X(windows_held, "windows that a module did not release as a whole") \
+    X(windows_hold_limit, "windows released unchanged because they were held too long, or too much was") \
+    X(edits, "edits that modules committed") \
+    X(edit_bytes_removed, "stream bytes that edits took away") \
+    X(edit_bytes_inserted, "bytes that edits put in") \
+    X(edits_refused, "edits of what cannot be edited: tunnelled packets, messages whose head had left") \
+    X(merged_packets, "packets that left") \
+    X(merged_unchanged, "... as they came") \
+    X(merged_rewritten, "... with other sequence numbers, acknowledgements or addresses") \
+    X(merged_edited, "... with an edited payload") \
+    X(merged_made, "... that no packet brought: more payload than one holds, acknowledgements, retransmissions") \
+    X(merged_emptied, "packets that did not leave because edits took their whole payload") \
+    X(merged_acks_dropped, "acknowledgements of nothing but deleted bytes that did not leave") \
+    X(merged_absorbed, "packets that repeated bytes which wait, and did not leave") \
+    X(merged_stale, "retransmissions of bytes acknowledged long ago that did not leave") \
+    X(merged_dropped, "packets that a module dropped") \
+    X(merged_no_port, "packets that no port was there for") \
+    X(merged_port_full, "packets that a port had no room for") \
+    X(merged_oversize, "packets too large for a port's buffers") \
+    X(merged_spilled, "packets copied to the heap because they had to wait")
 
 enum fos_counter {
 #define X(name, text) FOS_C_##name,

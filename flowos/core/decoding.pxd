@@ -44,6 +44,8 @@ cdef class Decoding:
     cdef fos_stream up[2]      # by direction of the key
     cdef packet_marks packets[2]
     cdef list made             # units of a Python decoder: a list for each direction of the key
+    cdef uint64_t gone[2]      # ... of which so many went before
+    cdef uint64_t fed[2]       # index of the first unit of the transport that was not fed
     cdef decoding_sink sink
     cdef list candidates       # classes not yet ruled out: a list for each direction of the key
     cdef list pending          # what the accepted decoder will be fed first
@@ -67,5 +69,5 @@ cdef class Decoding:
     cdef int finish(self, int dir, uint64_t offset, int64_t ts) except -1
     cdef void aim(self, int dir, const uint8_t *piece, size_t n, int64_t ts) noexcept
     cdef uint64_t packet_of(self, int dir, const fos_unit *unit) noexcept
-    cdef void remember(self, int dir) noexcept
-    cdef int release(self) except -1
+    cdef void remember(self, int dir, uint64_t below) noexcept
+    cdef int release(self, int dir, uint64_t upto, uint64_t below) except -1

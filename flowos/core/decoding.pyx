@@ -123,7 +123,7 @@ cdef class Decoding:
         cdef int d
         for d in range(2):
             s[d] = fos_half_of(self.core.c, self.index, d).stream
-            at[d] = s[d].head_index if s[d] != NULL else 0
+            at[d] = max(self.fed[d], s[d].head_index) if s[d] != NULL else 0
         while True:
             for d in range(2):
                 u[d] = fos_stream_unit(s[d], at[d]) if s[d] != NULL else NULL
@@ -136,6 +136,7 @@ cdef class Decoding:
             else:
                 d = 0 if u[0].packet <= u[1].packet else 1
             at[d] += 1
+            self.fed[d] = at[d]
             if not self.over:
                 self._unit(d, u[d])
 
@@ -270,14 +271,16 @@ cdef class Decoding:
         for i in range(p.count):
             if p.marks[i].end >= unit.end:
                 return p.marks[i].packet
+        if s == NULL:
+            return 0
         for i in range(s.head_index, s.tail_index):
             u = fos_stream_unit(s, i)
             if u.off + u.len >= unit.end and (u.len or unit.start == unit.end):
                 return u.packet
         return 0
 
-    cdef void remember(self, int dir) noexcept:
-        """The lower units go: note those that no unit covers yet, and the last one that some do."""
+    cdef void remember(self, int dir, uint64_t below) noexcept:
+        """The lower units below this index go: note those that no unit covers yet, and the last one that some do."""
         cdef packet_marks *p = &self.packets[dir]
         cdef fos_stream *s = fos_half_of(self.core.c, self.index, dir).stream
         cdef fos_chunk *chunk = s.first if s != NULL else NULL
@@ -290,7 +293,7 @@ cdef class Decoding:
         memmove(&p.marks[0], &p.marks[gone], p.count * sizeof(packet_mark))
         while chunk != NULL:
             if chunk.next == NULL or chunk.next.units[0].off >= p.covered:
-                for i in range(max(chunk.base, s.head_index), min(chunk.base + FOS_CHUNK_UNITS, s.tail_index)):
+                for i in range(max(chunk.base, s.head_index), min(chunk.base + FOS_CHUNK_UNITS, below)):
                     u = &chunk.units[i - chunk.base]
                     if u.len and u.off + u.len >= p.covered:
                         mark(p, u.off + u.len, u.packet)
@@ -350,20 +353,33 @@ cdef class Decoding:
             unit.ts = ts
             unit.packet = self.sink.packet
             self.made[dir].append(unit)
+            if end > self.packets[dir].covered:
+                self.packets[dir].covered = end
             self.sink.emitted += 1
         return 0
 
-    cdef int release(self) except -1:
-        """Free the units: every module has seen them."""
-        cdef int d
-        cdef bint last = self.core.c.table.conns[self.index].flags & FOS_CONN_CLOSED
-        for d in range(2):
-            if self.native is not None and not last:
-                self.remember(d)
-            if self.up[d].head_index != self.up[d].tail_index:
-                fos_stream_free_to(&self.up[d], self.up[d].tail_index, &self.core.c.chunks)
-            if self.made[d]:
-                self.made[d] = []
+    cdef int release(self, int dir, uint64_t upto, uint64_t below) except -1:
+        """Free the units of a direction before number `upto` (2^64 - 1: all): every module has released them.
+
+        The transport's units before index `below` go, too.
+        """
+        cdef uint64_t n
+        cdef bint everything = upto == <uint64_t>-1
+        if self.native is not None and not self.core.c.table.conns[self.index].flags & FOS_CONN_CLOSED:
+            self.remember(dir, below)
+        if self.native is not None:
+            if everything:
+                upto = self.up[dir].tail_index
+            if self.up[dir].head_index < upto:
+                fos_stream_free_to(&self.up[dir], upto, &self.core.c.chunks)
+        elif self.made[dir]:
+            n = len(self.made[dir])
+            if everything or upto >= self.gone[dir] + n:
+                self.gone[dir] += n
+                self.made[dir] = []
+            elif upto > self.gone[dir]:
+                self.made[dir] = self.made[dir][upto - self.gone[dir]:]
+                self.gone[dir] = upto
         self.sink.emitted = 0
         return 0
 

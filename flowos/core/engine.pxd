@@ -1,6 +1,7 @@
 """The engine's loop and delivery (engine.pyx)."""
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from flowos.core.attachment cimport Attachment
 from flowos.core.connection cimport Connection
 from flowos.core.core cimport fos_conn
 from flowos.core.decoding cimport Decoding
@@ -9,21 +10,6 @@ from flowos.core.port cimport Port
 from flowos.core.ring cimport fos_ring
 from flowos.core.state cimport Core
 from flowos.core.window cimport Window
-
-
-cdef class Attachment:
-    cdef readonly object module
-    cdef readonly object flow          # number of the flow, or None: all
-    cdef readonly object protocol
-    cdef readonly int order
-    cdef int lvl
-    cdef uint32_t classes
-    cdef bint whole_flow               # scope "flow"
-    cdef readonly bint detached        # nothing more is delivered to it
-    cdef object opened, closed, process, process_batch, tick
-    cdef list pool                     # windows to use again
-    cdef readonly list errors          # the last exceptions raised, newest last
-    cdef dict journals                 # by number of flow: index of its journal in the plan
 
 
 cdef class BaseEngine:
@@ -35,6 +21,9 @@ cdef class BaseEngine:
     cdef list serving                  # those that the delivery under way is for
     cdef list names                    # of the flows, by number; 0: none
     cdef list free_numbers             # of flows that were deleted
+    cdef list outputs                  # ports that packets leave by
+    cdef uint64_t serials              # attachments made so far
+    cdef int64_t held_checked          # capture time when holds were last looked at
     cdef list flow_decoders            # by number of flow: {class bit: [decoder classes]}
     cdef dict decoder_classes          # by protocol
     cdef readonly list decoder_errors
@@ -59,5 +48,5 @@ cdef class BaseEngine:
     cdef bint due(self) noexcept nogil
     cdef int deliver(self) except -1
     cdef int _decode(self, uint32_t index) except -1
-    cdef Window window(self, Attachment a, uint32_t n)
     cdef int _call(self, Attachment a, uint32_t n) except -1
+    cdef int _take(self, Attachment a, Window w, bint failed) except -1

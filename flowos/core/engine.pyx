@@ -8,6 +8,8 @@ ring must move on, and at the end.  Within one delivery the order is: `opened`, 
 modules' order, rows, `closed`, ticks.  A delivery is always finished: what a module raises is kept
 until the books are in order, so that running on loses and repeats nothing.  The file is long because a compiled class cannot be spread over several.
 """
+import sys
+import time
 import traceback
 
 cimport cython
@@ -16,11 +18,15 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, Py_REFCNT
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 
+from flowos.core.attachment cimport Attachment
 from flowos.core.connection cimport Connection, connection_of
 from flowos.core.core cimport *
 from flowos.core.flowtable cimport FlowTable
 from flowos.core.decoding cimport Decoding
 from flowos.core.journal cimport FlowWindow, flow_window, give_back
+from flowos.core.lane cimport FOS_MAX_OUTLETS, FOS_MAX_ROUTES, FOS_MAX_STAGES, FOS_STAGE_WRITES, fos_lane, fos_outlet
+from flowos.core.lending cimport commit, forget, lane_at, offer, pooled, settle, settle_gone, stage_number
+from flowos.core.merge cimport fos_lane_of, fos_lane_touch, fos_merge
 from flowos.core.port cimport Port
 from flowos.core.ring cimport fos_ring, fos_ring_slot
 from flowos.core.state cimport Core
@@ -41,14 +47,14 @@ cdef int64_t CLOCK_SET_BACK = 3600 * SECOND   # as the core sees it (loop.h)
 cdef dict CLASSES = {"tcp": FOS_CLASS_TCP, "udp": FOS_CLASS_UDP, "sctp": FOS_CLASS_SCTP, "icmp": FOS_CLASS_ICMP}
 
 
-cdef class Attachment:
-    """A module at work on a flow: D3.2's Thread (section 4.3.2.7)."""
-
-    def __init__(self):
-        raise TypeError("attachments are made by Engine.attach")
-
-    def __repr__(self):
-        return f"<Attachment {type(self.module).__name__} at {self.protocol}, order {self.order}>"
+cdef int _sync_port(void *port) noexcept nogil:
+    """Send what waits in a port's ring; -1: it failed, and says why when it is asked again with the GIL."""
+    with gil:
+        try:
+            (<Port>port).txsync()
+        except BaseException:
+            return -1
+    return 0
 
 
 @cython.no_gc_clear                 # the core is needed to the last: records own references
@@ -65,6 +71,7 @@ cdef class BaseEngine:
         self.flow_decoders = [{}]
         self.decoder_classes = {}
         self.decoder_errors = []
+        self.outputs = []
         self.nothing = Decoding(self.core, 0, [], self.decoder_errors)
         self.tick_at = self.ticking = NEVER
         self.batch = config.batch
@@ -101,6 +108,26 @@ cdef class BaseEngine:
         self.core.owner = port
         self.core.c.stable = port.stable
         self.core.c.defrag.stable = port.stable
+
+    def _add_output(self, Port port, bint lends, interfaces):
+        """Let packets that came from these interfaces leave by a port; None: from all."""
+        cdef fos_core *c = self.core.c
+        cdef uint32_t i
+        cdef fos_outlet *out
+        if not port.tx.size:
+            raise UsageError(f"{port.name}: this port sends nothing")
+        if c.outlets.count == FOS_MAX_OUTLETS:
+            raise LimitError(f"an engine has at most {FOS_MAX_OUTLETS} outputs")
+        out = &c.outlets.list[c.outlets.count]
+        out.tx = &port.tx
+        out.port = <void *>port
+        out.sync = _sync_port
+        out.lends = lends
+        for i in range(FOS_MAX_ROUTES) if interfaces is None else interfaces:
+            c.outlets.route[i] = c.outlets.count
+        c.outlets.count += 1
+        c.in_line = 1
+        self.outputs.append(port)
 
     def _match_flow(self, match, priority, number):
         if self.flow_table is None:
@@ -161,16 +188,22 @@ cdef class BaseEngine:
         """Put a module to work on flow number `flow` (None: on everything)."""
         cdef Attachment a = Attachment.__new__(Attachment)
         protocol = module.protocol
+        name, _, kind = protocol.partition(".")
+        if protocol not in self.decoder_classes and name in self.decoder_classes and kind:
+            a.kinds, a.end_kind = self._kinds(module, self.decoder_classes[name], kind)
+        else:
+            name, a.kinds, a.end_kind = protocol, None, -1
+        a.decoder = name
         if protocol in LEVELS:
             a.lvl, a.classes = LEVELS[protocol]
-        elif protocol in self.decoder_classes:
+        elif name in self.decoder_classes:
             a.lvl = LEVEL_DECODER
             a.classes = 0
-            for over in self.decoder_classes[protocol].over:
+            for over in self.decoder_classes[name].over:
                 a.classes |= <uint32_t>CLASSES.get(over, 0)
             if not a.classes:
                 raise UsageError(f"{type(module).__name__}: the decoder of {protocol!r} is over "
-                                 f"{self.decoder_classes[protocol].over!r}; expected some of {', '.join(CLASSES)}")
+                                 f"{self.decoder_classes[name].over!r}; expected some of {', '.join(CLASSES)}")
         else:
             known = ", ".join([*LEVELS, *sorted(self.decoder_classes)])
             raise UsageError(f"{type(module).__name__}: protocol {protocol!r} is unknown; there are {known}")
@@ -182,6 +215,19 @@ cdef class BaseEngine:
                              f"not on {protocol!r}")
         if a.whole_flow and self._crowded(flow):
             raise UsageError(f"a flow takes at most {FOS_MAX_JOURNALS} modules of scope 'flow'")
+        a.writes = module.mode == "rdwr"
+        if a.writes and a.whole_flow:
+            raise UsageError(f"{type(module).__name__}: scope 'flow' is read-only, mode is {module.mode!r}")
+        if a.writes and (a.classes & ~FOS_CLASS_SCTP) == 0:
+            raise UsageError(f"{type(module).__name__}: SCTP cannot be edited: its chunks are under a checksum of the whole packet")
+        self.serials += 1
+        a.serial = self.serials
+        a.fail = getattr(module, "fail", "open")
+        a.hold_ns = <int64_t>(float(getattr(module, "hold", 1.0)) * SECOND)
+        a.hold_bytes = getattr(module, "hold_bytes", 1 << 20)
+        a.depends = tuple(getattr(module, "depends", ()))
+        a.states = {}
+        a.make_state = getattr(module, "state", None) or dict
         a.module = module
         a.flow = flow
         a.protocol = protocol
@@ -209,6 +255,15 @@ cdef class BaseEngine:
         self.attachments = sorted([*self.attachments, a], key=_order)
         self.change()
         return a
+
+    def _kinds(self, module, decoder, kind):
+        """The kind of a decoder's units that "http.body" names: by number and name; and the number of its kind "end"."""
+        table = getattr(sys.modules[decoder.__module__], "KINDS", {})
+        numbers = {text: number for number, text in table.items()}
+        if table and kind not in numbers:
+            raise UsageError(f"{type(module).__name__}: protocol {module.protocol!r}: the units of {decoder.name!r} are "
+                             f"{', '.join(sorted(numbers))}")
+        return frozenset({kind, numbers.get(kind, kind)}), numbers.get("end", -1)
 
     def _crowded(self, flow):
         """Say whether a flow has as many modules of scope "flow" as it takes; None: whether some flow has."""
@@ -254,7 +309,7 @@ cdef class BaseEngine:
         cdef fos_plan *plan = &self.core.c.plans[f]
         cdef Attachment a
         cdef uint32_t i
-        plan.units = plan.rows = plan.events = plan.packets = 0
+        plan.units = plan.rows = plan.events = plan.packets = plan.writes = plan.stage_count = 0
         journals = 0
         levels = set()
         decoders = {}
@@ -272,9 +327,16 @@ cdef class BaseEngine:
                 continue
             if a.process is not None or a.process_batch is not None:
                 plan.units |= a.classes
+                if plan.stage_count == FOS_MAX_STAGES:
+                    raise LimitError(f"a flow takes at most {FOS_MAX_STAGES} modules of scope 'connection'")
+                plan.stage[plan.stage_count].serial = a.serial
+                plan.stage[plan.stage_count].order = a.order
+                plan.stage[plan.stage_count].flags = FOS_STAGE_WRITES if a.writes else 0
+                plan.stage_count += 1
+                plan.writes |= a.writes
             if a.lvl == LEVEL_DECODER:
                 plan.events = 1
-                self._add_decoder(decoders, a.protocol)
+                self._add_decoder(decoders, a.decoder)
         if self.config.detect:
             for protocol in self.decoder_classes:
                 self._add_decoder(decoders, protocol)
@@ -306,7 +368,7 @@ cdef class BaseEngine:
     cdef bint due(self) noexcept nogil:
         cdef fos_core *c = self.core.c
         return (c.units_pending >= self.deliver_units or c.rows_pending >= self.deliver_rows
-                or c.closed.count >= 4096 or c.opened.count >= 4096 or c.failed)
+                or c.closed.count >= 4096 or c.opened.count >= 4096 or c.failed or c.log.count >= 4 * self.deliver_units)
 
     cdef uint32_t before_tick(self, const fos_ring *ring, uint32_t n) noexcept nogil:
         """How many of the next n packets come before the next tick; 0: it is due."""
@@ -349,7 +411,7 @@ cdef class BaseEngine:
             taken += n
             done += 1
             # Frames that units refer to must stay until these are released; stable ones do anyway.
-            if c.stable or c.units_pending == 0:
+            if c.stable or (c.units_pending == 0 and not c.in_line):
                 ring.head = ring.cur
             if self.due():
                 break
@@ -412,6 +474,8 @@ cdef class BaseEngine:
             self._tell_opened()
             self._gather()
             self._lend_windows()
+            self._settle()
+            self._merge()
             self._free_units()
             self._lend_rows()
             self._tell_closed()
@@ -483,7 +547,7 @@ cdef class BaseEngine:
         cdef fos_conn *conn
         for i in range(c.closed.count):
             index = c.closed.items[i]
-            if c.table.cold[index].decoding != NULL:
+            if c.table.cold[index].decoding != NULL or fos_lane_of(c, index) != NULL:
                 fos_make_ready(c, index, &c.table.conns[index])
         if c.ready_count > self.ready_room:
             self.ready = <uint32_t *>realloc(self.ready, c.ready_count * sizeof(uint32_t))
@@ -538,26 +602,15 @@ cdef class BaseEngine:
                 decoding.finish(d, fos_half_of(c, index, d).next if conn.flags & FOS_CONN_HALVES else 0, conn.last_ns)
         return 0
 
-    cdef Window window(self, Attachment a, uint32_t n):
-        """The n-th window of an attachment's pool."""
-        cdef Window w
-        if n == <uint32_t>len(a.pool):
-            w = Window.__new__(Window)
-            w.core = self.core
-            a.pool.append(w)
-        w = <Window>a.pool[n]
-        return w
-
     def _lend_windows(self):
+        """Stage by stage, hand each module its windows of the connections with something new."""
         cdef fos_core *c = self.core.c
         cdef Attachment a
-        cdef Window w
         cdef uint32_t i, index, n
         cdef fos_conn *conn
-        cdef fos_stream *s
-        cdef Decoding decoding
-        cdef int direction, dir
-        cdef void *held
+        cdef fos_lane *lane
+        cdef int k
+        cdef bint deaf
         if not self.ready_count:
             return
         for a in self.serving:
@@ -567,73 +620,111 @@ cdef class BaseEngine:
             for i in range(self.ready_count):
                 index = self.ready[i]
                 conn = &c.table.conns[index]
-                if not self.hears(a, conn):
+                if a.flow is not None and a.flow != conn.flow:
                     continue
-                held = NULL
-                if a.lvl == LEVEL_DECODER:
-                    held = c.table.cold[index].decoding
-                    if held == NULL or (<Decoding>held).name != a.protocol or not (<Decoding>held).sink.emitted:
-                        continue
-                    decoding = <Decoding>held
-                for direction in range(2):
-                    dir = direction ^ (conn.flags & FOS_CONN_A_IS_HIGH)
-                    s = &(<Decoding>held).up[dir] if held != NULL else fos_half_of(c, index, dir).stream
-                    if held != NULL and decoding.native is None:
-                        if not decoding.made[dir]:
-                            continue
-                        w = self.window(a, n)
-                        w.made = decoding.made[dir]
-                        w.first = 0
-                        w.stop = len(w.made)
-                        w.offset = w.made[0].start
-                        end = w.made[w.stop - 1].end
-                        w.length = end - w.offset if end > w.offset else 0
-                    else:
-                        if s == NULL or s.head_index == s.tail_index:
-                            continue
-                        w = self.window(a, n)
-                        w.made = None
-                        w.first = s.head_index
-                        w.stop = s.tail_index
-                        w.offset = s.first.units[s.head_index - s.first.base].off
-                        w.length = s.tail_off - w.offset
-                    w.stream = s
-                    w.index = index
-                    w.generation = conn.generation
-                    w.dir = dir
-                    w.direction = direction
-                    w.lvl = a.lvl
-                    w.decoding = <Decoding>held if held != NULL else None
-                    w.protocol = a.protocol
-                    w.complete = conn.flags & FOS_CONN_CLOSED or (
-                        conn.flags & FOS_CONN_HALVES and fos_half_of(c, index, dir).flags & FOS_HALF_FIN_DONE)
-                    w.now = c.now
-                    w.live = True
-                    n += 1
+                deaf = not self.hears(a, conn)
+                if c.lane_count:
+                    lane = fos_lane_of(c, index)
+                    if lane != NULL:
+                        k = stage_number(lane, a)
+                        if k > 0:
+                            settle_gone(self.core, lane, <uint32_t>k)
+                        if deaf:
+                            settle(self.core, self.serving, a, index, False)
+                if deaf:
+                    continue
+                n = offer(self.core, self.serving, a, index, 0, n)
+                n = offer(self.core, self.serving, a, index, 1, n)
             if n:
                 self._call(a, n)
+            if c.lane_count or (a.writes and a.lvl == LEVEL_DECODER):
+                for i in range(self.ready_count):
+                    index = self.ready[i]
+                    conn = &c.table.conns[index]
+                    if (a.flow is None or a.flow == conn.flow) and (a.writes or fos_lane_of(c, index) != NULL):
+                        settle(self.core, self.serving, a, index,
+                               self.aborting or a.detached or (conn.flags & FOS_CONN_CLOSED) != 0)
+
+    def _settle(self):
+        """Let stages pass whose modules are gone, and what was held for too long."""
+        cdef fos_core *c = self.core.c
+        cdef fos_lane *lane
+        cdef Attachment a
+        cdef uint32_t i
+        cdef int k, dir
+        if not c.lane_count:
+            return
+        for i in range(self.ready_count):
+            lane = fos_lane_of(c, self.ready[i])
+            if lane != NULL:
+                settle_gone(self.core, lane, lane.stage_count)
+                fos_lane_touch(c, lane)
+        if c.now - self.held_checked < SECOND // 20 and c.now >= self.held_checked and not self.ended:
+            return
+        self.held_checked = c.now
+        lane = c.all_lanes
+        while lane != NULL:
+            for a in self.serving:
+                k = stage_number(lane, a)
+                if k < 0:
+                    continue
+                for dir in range(2):
+                    if lane.way[dir].stages[k].held_since and c.now - lane.way[dir].stages[k].held_since >= a.hold_ns:
+                        settle(self.core, self.serving, a, lane.index, True)
+                        break
+            lane = lane.all_next
+
+    def _merge(self):
+        """Let packets leave."""
+        cdef fos_core *c = self.core.c
+        cdef uint32_t i
+        if c.in_line or c.lane_count:
+            with nogil:
+                fos_merge(c)
+            if c.outlets.failed:
+                c.outlets.failed = 0
+                for port in self.outputs:
+                    port.tx_sync()
 
     cdef int _call(self, Attachment a, uint32_t n) except -1:
         """Hand n windows to a module; take them back whatever it does.  An error in one does not keep the next away."""
         cdef Window w
-        cdef uint32_t i = 0
+        cdef uint32_t i = 0, taken = 0
+        cdef int64_t start = time.perf_counter_ns() if self.config.measure else 0
         try:
             while i < n and not a.detached and not self.aborting:
                 try:
                     if a.process_batch is not None:
                         i = n
                         a.process_batch(a.pool[:n])
+                        while taken < n:
+                            taken += 1
+                            self._take(a, <Window>a.pool[taken - 1], False)
                     while i < n and not a.detached:
                         i += 1
                         a.process(a.pool[i - 1])
+                        taken = i
+                        w = <Window>a.pool[i - 1]
+                        if w.edits is not None or w.asked or w.by_offset or (
+                                self.core.c.lane_count and fos_lane_of(self.core.c, w.index) != NULL):
+                            self._take(a, w, False)
                 except BaseException as error:
                     self._fault(a, error)
+                    while taken < i:
+                        taken += 1
+                        self._take(a, <Window>a.pool[taken - 1], True)
         finally:
+            a.windows += n
+            if self.config.measure:
+                a.ns += time.perf_counter_ns() - start
             for i in range(n):
                 w = <Window>a.pool[i]
                 w.live = False
-                w.decoding = None
-                w.made = None
+                w.attachment = w.decoding = w.made = None
+                if w.lent is not None:
+                    w.lent = None
+                a.units += w.stop - w.first
+                a.bytes += w.length
                 if Py_REFCNT(w) > 2:          # the pool's reference and `w`: more means that somebody kept it
                     w = Window.__new__(Window)
                     w.core = self.core
@@ -641,21 +732,29 @@ cdef class BaseEngine:
             del a.pool[4096:]
         return 0
 
+    cdef int _take(self, Attachment a, Window w, bint failed) except -1:
+        """Take one window back; what is wrong with its edits is the module's error."""
+        try:
+            commit(self.core, self.serving, a, w, failed)
+        except Exception as error:
+            self._fault(a, error)
+            w.edits = None
+            commit(self.core, self.serving, a, w, True)
+        return 0
+
     def _free_units(self):
         cdef fos_core *c = self.core.c
-        cdef fos_stream *s
+        cdef fos_lane *lane
         cdef uint32_t i, index
-        cdef int dir
         for i in range(self.ready_count):
             index = self.ready[i]
-            if not c.table.conns[index].flags & FOS_CONN_HALVES:
-                continue
-            if c.table.cold[index].decoding != NULL:
-                (<Decoding>c.table.cold[index].decoding).release()
-            for dir in range(2):
-                s = fos_half_of(c, index, dir).stream
-                if s != NULL:
-                    fos_stream_free_to(s, s.tail_index, &c.chunks)
+            if c.table.conns[index].flags & FOS_CONN_HALVES:
+                forget(self.core, self.serving, index)
+        for i in range(c.merged.count):
+            index = c.merged.items[i]
+            if c.table.conns[index].flags & FOS_CONN_HALVES and fos_lane_of(c, index) != NULL:
+                forget(self.core, self.serving, index)
+        c.merged.count = 0
         self.ready_count = 0
 
     def _lend_rows(self):
@@ -704,6 +803,9 @@ cdef class BaseEngine:
                     a.closed(connection_of(self.core, index), reason)
                 except BaseException as error:
                     self._fault(a, error)
+            for a in self.attachments:
+                if a.states:
+                    a.states.pop(index, None)
             if c.table.cold[index].handle != NULL:
                 (<Connection>c.table.cold[index].handle).settle()
             decoding = c.table.cold[index].decoding

@@ -11,6 +11,7 @@
 #ifndef FOS_LIFECYCLE_H
 #define FOS_LIFECYCLE_H
 
+#include "lanes.h"
 #include "sctp.h"
 
 /* ---- the ages of connections: who is evicted first ------------------------------------------- */
@@ -58,6 +59,7 @@ static void fos_conn_free(fos_core *core, uint32_t index) {
             memset(h, 0, sizeof *h);
         }
     }
+    if (FOS_UNLIKELY(core->lane_count) && fos_lane_of(core, index)) fos_lane_free(core, fos_lane_of(core, index));
     if (core->table.cold[index].fields) {
         fos_pool_give(&core->fields, core->table.cold[index].fields);
         core->table.cold[index].fields = NULL;
@@ -82,7 +84,8 @@ FOS_NOINLINE void fos_conn_close(fos_core *core, uint32_t index, int reason) {
     fos_age_leave(core, index);
     fos_table_remove(&core->table, index);
     fos_plan *plan = &core->plans[c->flow];
-    if (plan->events || plan->rows || core->table.cold[index].handle || core->table.cold[index].decoding || (c->flags & FOS_CONN_READY)) {
+    if (plan->events || plan->rows || core->table.cold[index].handle || core->table.cold[index].decoding || (c->flags & FOS_CONN_READY) ||
+        core->in_line) {                      /* the log may still name the record */
         if (fos_list_add(&core->closed, index)) core->failed = 1;
     } else fos_conn_free(core, index);
 }

@@ -139,19 +139,20 @@ FOS_NOINLINE void fos_packet_end(fos_core *core, uint32_t index, const fos_conn 
     fos_conn_retime(core, index);
 }
 
-FOS_INLINE void fos_packet(fos_core *core, const fos_pkt *p) {
+/* Process one packet; returns its connection's index, or FOS_NONE. */
+FOS_INLINE uint32_t fos_packet(fos_core *core, const fos_pkt *p) {
     uint32_t index = p->conn;                 /* the guess of the prefetching round */
     fos_conn *c = &core->table.conns[index];
     if (FOS_UNLIKELY(!index || !fos_key_equal(&c->key, &p->key) || (c->flags & FOS_CONN_CLOSED))) {
         index = fos_table_find(&core->table, &p->key, p->hash, p->hash & core->table.mask);
-        if (!index && !(index = fos_conn_open(core, p))) return;
+        if (!index && !(index = fos_conn_open(core, p))) return FOS_NONE;
         c = &core->table.conns[index];
     }
     int dir = p->dir;
     uint8_t proto = p->key.proto;
     if (FOS_UNLIKELY((p->tcp_flags & (FOS_TCP_SYN | FOS_TCP_ACK | FOS_TCP_RST)) == FOS_TCP_SYN) && proto == FOS_PROTO_TCP) {
         index = fos_packet_syn(core, index, p);
-        if (!index) return;
+        if (!index) return FOS_NONE;
         c = &core->table.conns[index];
     }
     c->last_ns = p->ts;
@@ -162,7 +163,7 @@ FOS_INLINE void fos_packet(fos_core *core, const fos_pkt *p) {
         if (p->vlans) fos_conn_vlans(&core->table.cold[index], p->vlans);
         if (p->flags & FOS_PKT_BAD) {
             fos_packet_bad(core, index, p);
-            return;
+            return index;
         }
     }
     if (FOS_UNLIKELY(core->packet_units) && core->plans[c->flow].packets) fos_packet_unit(core, index, c, p);
@@ -178,12 +179,65 @@ FOS_INLINE void fos_packet(fos_core *core, const fos_pkt *p) {
     } else {
         fos_datagram_packet(core, index, c, fos_class_of(proto), p);
     }
+    return index;
+}
+
+/* In line: note what the packet is to its connection, for the merger. */
+FOS_NOINLINE void fos_packet_in_line(fos_core *core, const fos_pkt *p) {
+    uint32_t units = core->units_pending;
+    uint64_t waited = core->waited;
+    uint32_t index = fos_packet(core, p);
+    fos_transit *t = &core->log.items[p->log - 1];
+    if (!index) return;
+    const fos_conn *c = &core->table.conns[index];
+    const fos_plan *plan = &core->plans[c->flow];
+    t->conn = index;
+    t->dir = p->dir;
+    t->l3 = p->l3;
+    t->l4 = p->l4;
+    t->payload = p->payload;
+    t->paylen = p->paylen;
+    t->tcp_flags = p->tcp_flags;
+    const fos_half *h = fos_half_of(core, index, p->dir), *other = fos_half_of(core, index, !p->dir);
+    const fos_stream *s = h->stream;
+    for (uint64_t i = s ? s->tail_index : 0, n = s ? core->units_pending - units : 0; n && i > s->head_index; n--) {
+        const fos_unit *u = fos_stream_last(s, --i);
+        if (!u) u = fos_stream_unit(s, i);
+        if (u && u->packet == p->number && u->kind != FOS_UNIT_GAP) { t->flags |= FOS_TRANSIT_DATA; break; }
+    }
+    if (p->key.proto != FOS_PROTO_TCP || plan->packets || (p->flags & FOS_PKT_BAD)) return;
+    t->flags |= FOS_TRANSIT_TCP;
+    int fin = (p->tcp_flags & (FOS_TCP_FIN | FOS_TCP_RST)) == FOS_TCP_FIN;
+    if (h->flags & FOS_HALF_STARTED) {
+        t->off = fos_unwrap(h, p->seq);
+        t->flags |= FOS_TRANSIT_OFF;
+    }
+    /* What waits already is not awaited twice: a repetition is a packet of its own; so is a FIN without payload. */
+    if (!(t->flags & FOS_TRANSIT_DATA) && p->paylen && core->waited != waited && (plan->units & FOS_CLASS_TCP) &&
+        (h->flags & FOS_HALF_PICKUP || (t->flags & FOS_TRANSIT_OFF && t->off + p->paylen + fin > (int64_t)h->next + !!(h->flags & FOS_HALF_FIN_DONE))))
+        t->flags |= FOS_TRANSIT_AHEAD;
+    if ((p->tcp_flags & FOS_TCP_ACK) && (other->flags & FOS_HALF_STARTED)) t->flags |= FOS_TRANSIT_ACK;
+    if (fin && !p->paylen && !(t->flags & FOS_TRANSIT_DATA) && !(h->flags & FOS_HALF_FIN_DONE)) t->flags |= FOS_TRANSIT_END;
 }
 
 FOS_NOINLINE void fos_note_link(fos_core *core, uint16_t link) {
     for (uint32_t i = 0; i < core->link_count; i++)
         if (core->links[i] == link) return;
     if (core->link_count < FOS_MAX_LINKS) core->links[core->link_count++] = link;
+}
+
+/* An entry in the log for a frame that just came. */
+FOS_NOINLINE void fos_burst_log(fos_core *core, const fos_slot *s, uint64_t number) {
+    fos_transit *t = fos_log_add(&core->log);
+    if (!t) { core->failed = 1; core->in_line = 0; return; }
+    memset(t, 0, sizeof *t);
+    t->frame = s->ptr;
+    t->ts = s->ts;
+    t->number = number;
+    t->wire = s->wire;
+    t->captured = s->len;
+    t->link = s->link;
+    t->iface = s->iface;
 }
 
 /* Take `n` slots of the ring, from `from`, through the core. */
@@ -209,16 +263,21 @@ static void fos_burst(fos_core *core, const fos_ring *ring, uint32_t from, uint3
             if (FOS_UNLIKELY(s->link != link)) fos_note_link(core, (uint16_t)(link = s->link));
             if (FOS_UNLIKELY(s->len < s->wire)) FOS_COUNT(&core->counters, truncated);
             uint64_t number = ++core->packet_number;
+            if (FOS_UNLIKELY(core->in_line)) fos_burst_log(core, s, number);
             if (FOS_LIKELY(fos_parse_fast(&core->parser, s->ptr, s->len, s->wire, s->link, s->ts, number, s->iface,
                                           pkts + count))) {
+                if (FOS_UNLIKELY(core->in_line)) pkts[count].log = core->log.count;
                 __builtin_prefetch(&core->table.slots[pkts[count].hash & core->table.mask]);
                 count++;
                 continue;
             }
             int m = fos_parse_frame(&core->parser, s->ptr, s->len, s->wire, s->link, s->ts, number, s->iface,
                                     pkts + count);
-            for (int k = 0; k < m; k++)
+            for (int k = 0; k < m; k++) {
+                /* A frame that holds several packets leaves as it came: only single ones are followed out. */
+                pkts[count + k].log = m == 1 && core->in_line ? core->log.count : 0;
                 __builtin_prefetch(&core->table.slots[pkts[count + k].hash & core->table.mask]);
+            }
             count += m;
         }
         for (int k = 0; k < count; k++) {
@@ -233,7 +292,12 @@ static void fos_burst(fos_core *core, const fos_ring *ring, uint32_t from, uint3
                 __builtin_prefetch(halves + 64, 1);
             }
         }
-        for (int k = 0; k < count; k++) fos_packet(core, &pkts[k]);
+        if (FOS_LIKELY(!core->in_line))
+            for (int k = 0; k < count; k++) fos_packet(core, &pkts[k]);
+        else
+            for (int k = 0; k < count; k++)
+                if (pkts[k].log && pkts[k].depth == 1) fos_packet_in_line(core, &pkts[k]);
+                else core->table.conns[fos_packet(core, &pkts[k])].depth |= FOS_DEPTH_SHARED;
         fos_defrag_sweep(&core->defrag);
     }
     FOS_COUNT_N(&core->counters, packets, n);
@@ -257,6 +321,9 @@ static int fos_core_init(fos_core *core) {
     fos_pool_init(&core->streams, sizeof(fos_stream), &core->blocks);
     fos_pool_init(&core->pieces, sizeof(fos_piece), &core->blocks);
     fos_pool_init(&core->ooos, sizeof(fos_ooo), &core->blocks);
+    fos_pool_init(&core->lane_pool, sizeof(fos_lane), &core->blocks);
+    fos_pool_init(&core->parked, sizeof(fos_parked), &core->blocks);
+    memset(core->outlets.route, FOS_NO_OUTLET, sizeof core->outlets.route);
     fos_pool_init(&core->fields, FOS_FIELDS_ROOM, &core->blocks);
     fos_pool_init(&core->defrag.entries, sizeof(fos_defrag_entry), &core->blocks);
     fos_pool_init(&core->defrag.pieces, sizeof(fos_piece), &core->blocks);
@@ -281,6 +348,10 @@ FOS_UNUSED static int fos_core_add_plan(fos_core *core) {
 }
 
 static void fos_core_destroy(fos_core *core) {
+    while (core->all_lanes) fos_lane_free(core, core->all_lanes);
+    free(core->log.items);
+    free(core->merged.items);
+    free(core->outlets.scratch);
     for (uint32_t i = 1; i <= core->table.used; i++) {
         if (core->table.conns[i].flags & FOS_CONN_HALVES)
             for (int dir = 0; dir < 2; dir++) {
@@ -300,6 +371,8 @@ static void fos_core_destroy(fos_core *core) {
     fos_pool_destroy(&core->streams);
     fos_pool_destroy(&core->pieces);
     fos_pool_destroy(&core->ooos);
+    fos_pool_destroy(&core->lane_pool);
+    fos_pool_destroy(&core->parked);
     fos_pool_destroy(&core->fields);
     fos_table_destroy(&core->table);
     fos_blocks_destroy(&core->blocks);
@@ -309,7 +382,7 @@ static void fos_core_destroy(fos_core *core) {
 FOS_INLINE int fos_conn_unheard(const fos_core *core, uint32_t index) {
     const fos_conn *c = &core->table.conns[index];
     const fos_cold *cold = &core->table.cold[index];
-    return !(c->flags & (FOS_CONN_HALVES | FOS_CONN_READY)) && !core->plans[c->flow].events && !cold->handle && !cold->decoding;
+    return !(c->flags & (FOS_CONN_HALVES | FOS_CONN_READY)) && !core->plans[c->flow].events && !cold->handle && !cold->decoding && !fos_lane_of(core, index);
 }
 
 /* Close every connection, oldest record first: the input is at its end.  Those of which nobody hears

@@ -58,7 +58,7 @@ typedef struct fos_pkt {
     uint8_t tcp_flags;
     uint16_t iface;
     uint8_t type, code;       /* ICMP */
-    uint32_t spare;
+    uint32_t log;             /* in line: number of its entry in the log, from 1; 0: it has none */
 } fos_pkt;
 FOS_ASSERT_SIZE(fos_pkt, 128);
 

@@ -30,6 +30,8 @@ typedef struct fos_stream {
     uint64_t tail_index;      /* one past the newest; writer: the engine loop */
     uint64_t head_off;        /* stream offset of the oldest byte held */
     uint64_t tail_off;        /* one past the newest byte */
+    uint32_t mss;             /* largest payload that the receiver takes, as its SYN said; 0: not known */
+    uint32_t spare;
 } fos_stream;
 
 /* The record that the next unit goes into (the caller fills it in), or NULL when memory is out. */
@@ -51,6 +53,11 @@ FOS_INLINE fos_chunk *fos_stream_chunk(const fos_stream *s, uint64_t index) {
     fos_chunk *c = s->first;
     while (c && index - c->base >= FOS_CHUNK_UNITS) c = c->next;
     return c;
+}
+
+/* The unit of this index when it lies in the last chunk, else NULL.  O(1). */
+FOS_INLINE fos_unit *fos_stream_last(const fos_stream *s, uint64_t index) {
+    return s->last && index >= s->last->base && index < s->tail_index ? &s->last->units[index - s->last->base] : NULL;
 }
 
 /* The unit of this index, or NULL when it is not (or no longer) held.  O(chunks held). */

@@ -131,7 +131,7 @@ FOS_NOINLINE void fos_tcp_wait(fos_core *core, uint32_t index, const fos_conn *c
                      .data = data + trim, .frame = o.frame, .ts = o.ts, .packet = o.packet, .wire = o.wire,
                      .captured = o.captured, .l3 = o.l3, .l4 = o.l4, .flags = o.flags};
     if ((h->flags & FOS_HALF_STARTED) && seg.start <= h->acked) seg.acked_since = fos_tcp_clock(c);
-    uint64_t before = ooo->pieces.bytes;
+    uint64_t before = ooo->pieces.bytes, pieces = ooo->pieces.count;
     int met = fos_pieces_insert(&ooo->pieces, &core->pieces, &seg, core->tcp_policy);
     if (len > cap) {
         fos_piece cut = seg;
@@ -143,6 +143,7 @@ FOS_NOINLINE void fos_tcp_wait(fos_core *core, uint32_t index, const fos_conn *c
         met |= fos_pieces_insert(&ooo->pieces, &core->pieces, &cut, core->tcp_policy);
     }
     core->waiting_bytes += ooo->pieces.bytes - before;
+    core->waited += ooo->pieces.bytes != before || ooo->pieces.count != pieces;
     if (met & FOS_MET_OVERLAP) FOS_COUNT(&core->counters, tcp_overlaps);
     if (met & FOS_MET_CONFLICT) FOS_COUNT(&core->counters, tcp_conflicts);
     if (met & FOS_MET_NO_MEMORY) core->failed = 1;

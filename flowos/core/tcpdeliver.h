@@ -71,6 +71,7 @@ FOS_NOINLINE void fos_tcp_drain(fos_core *core, uint32_t index, fos_conn *c, int
             uint64_t skip = h->next - p->start, len = p->end - h->next;
             fos_origin from = fos_origin_of_piece(p);
             uint16_t flags = p->flags & FOS_UNIT_SAME_DATAGRAM;
+            if (p->packet != o->packet) flags |= FOS_UNIT_WAITED;
             if (p->data)
                 fos_deliver(core, index, c, FOS_CLASS_TCP, dir, FOS_UNIT_DATA, flags, h->next, len,
                             (uint32_t)(p->data + skip - p->frame), &from);

@@ -30,6 +30,7 @@ enum fos_unit_flags {
     FOS_UNIT_COPIED = 8,         /* the bytes were copied to the heap (spilled) */
     FOS_UNIT_INCOMPLETE = 16,    /* a decoder's message ended early */
     FOS_UNIT_OWNED = 32,         /* `frame`/`bytes` is a heap block that goes with the unit */
+    FOS_UNIT_WAITED = 64,        /* its packet came ahead of earlier bytes */
 };
 
 typedef struct fos_unit {

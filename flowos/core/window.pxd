@@ -4,6 +4,8 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from flowos.core.connection cimport Connection
 from flowos.core.core cimport fos_stream
 from flowos.core.decoding cimport Decoding
+from flowos.core.lane cimport fos_at, fos_edits
+from flowos.core.patterns cimport fos_seg
 from flowos.core.state cimport Core
 from flowos.core.unit cimport fos_unit
 
@@ -22,6 +24,9 @@ cdef class View:
     cdef const uint8_t *block
 
 
+cdef class Window
+
+
 cdef class DataUnit:
     cdef fos_unit u
     cdef Core core
@@ -35,11 +40,18 @@ cdef class DataUnit:
     cdef Decoding decoding
     cdef object made           # what a Python decoder emitted: a flowos.decoder.Unit
     cdef list mates            # the list that it stands in
+    cdef Window lens           # the window whose edits of earlier stages it shows, or None
     cdef fos_stream *stream(self) except? NULL
     cdef bint held(self)
     cdef int alive(self) except -1
     cdef int extent(self, const uint8_t **start, uint64_t *n, const uint8_t **header, uint64_t *header_n) except -1
     cdef object bytes_at(self, const uint8_t *p, uint64_t n)
+
+
+ctypedef struct seg_mark:      # what a segment of a window is
+    fos_at at                  # where its first byte stands in the stage's input
+    const uint8_t *block       # the block that its bytes lie in, or NULL
+    bint inserted              # by an earlier stage: `at.off` does not move along it
 
 
 cdef class Window:
@@ -59,11 +71,41 @@ cdef class Window:
     cdef readonly object protocol
     cdef readonly int64_t now
     cdef bint live
+    cdef object attachment     # whose window it is
+    cdef bint writes           # edits are allowed
+    cdef bint follows          # it is not the first of this call in its direction
+    cdef bint by_offset        # it is a range of offsets: begin and limit count, units are cut by them
+    cdef object kinds          # only units of these kinds: a frozenset of numbers or names, or None: all
+    cdef uint32_t stage        # number of its attachment among those of the flow
+    cdef fos_at begin          # where the stage stands
+    cdef fos_at limit          # how far it may go
+    cdef const fos_edits *input    # edits of earlier stages, or NULL
+    cdef fos_seg *segs         # the bytes; built when they are asked for
+    cdef seg_mark *marks
+    cdef uint32_t seg_count, seg_room
+    cdef bint built
+    cdef list edits            # (start, end, bytes) in indices of the window, in the order made
+    cdef uint64_t kept         # index of the first byte that was not released
+    cdef bint asked            # release was called
+    cdef uint64_t looked       # behind the last match found or edit made: no partial match begins before
+    cdef list lent             # views that must outlive a copy
     cdef int check(self) except -1
     cdef DataUnit unit_at(self, uint64_t number)
     cdef bint shows(self, uint64_t number)
+    cdef int put(self, const uint8_t *p, uint64_t n, fos_at at, const uint8_t *block, bint inserted) except -1
+    cdef int put_input(self, fos_at *at, fos_at to) except -1
+    cdef bint of_kind(self, uint64_t number)
+    cdef int edit(self, what, start, end, bytes data) except -1
+    cdef object unit_bytes(self, uint64_t start, uint64_t end)
+    cdef int put_range(self, uint64_t start, uint64_t end) except -1
+    cdef int build(self) except -1
+    cdef uint64_t size(self) except? 0xffffffffffffffff
+    cdef uint64_t index_of(self, offset, what) except? 0xffffffffffffffff
+    cdef fos_at place(self, uint64_t i, bint behind)
+    cdef void reset(self) noexcept
 
 
+cdef object view_at(Core core, const uint8_t *p, uint64_t n, const uint8_t *block)
 cdef object view_of(Core core, const fos_unit *u, const uint8_t *p, uint64_t n)
 cdef DataUnit unit_of(Core core, uint32_t index, int dir, int level, uint64_t number, const fos_unit *u)
 cdef DataUnit made_unit(Core core, uint32_t index, int dir, Decoding decoding, list made, uint64_t number)

@@ -10,17 +10,21 @@ from collections import namedtuple
 
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
 from flowos.core.connection cimport Connection, connection_of
 from flowos.core.core cimport *
 from flowos.core.decoding cimport Decoding
+from flowos.core.lane cimport FOS_ALL, fos_at, fos_edits, fos_stage_run
+from flowos.core.patterns cimport (
+    Patterns, fos_find, fos_partial, fos_patterns_next, fos_patterns_partial, fos_scan_begin, fos_scan_state)
 from flowos.core.state cimport Core
 from flowos.core.unit cimport *
 
 from flowos.core.connection import PROTOCOLS
-from flowos.core.errors import StaleError
+from flowos.core.errors import LimitError, StaleError, UsageError
 
 KINDS = {FOS_UNIT_DATA: "data", FOS_UNIT_GAP: "gap", FOS_UNIT_SYN: "syn", FOS_UNIT_FIN: "fin", FOS_UNIT_RST: "rst"}
 LEVELS = ("frame", "ip", "transport")
@@ -28,7 +32,11 @@ LEVELS = ("frame", "ip", "transport")
 Fragment = namedtuple("Fragment", "packet offset length")
 Fragment.__doc__ = "A fragment of a joined datagram: the number of its packet, where its bytes lie, how many."
 
+Span = namedtuple("Span", "start end")
+Span.__doc__ = "A range of stream offsets [start, end): what find gives, what delete and replace take."
+
 cdef object _row = None
+cdef object NO_MATCH = iter(())
 
 
 def row_dtype():
@@ -64,6 +72,22 @@ cdef object view_of(Core core, const fos_unit *u, const uint8_t *p, uint64_t n):
     if u.flags & FOS_UNIT_OWNED:
         block = u.bytes if u.kind >= FOS_UNIT_DECODER else u.frame
     elif not core.c.stable:
+        return memoryview(PyBytes_FromStringAndSize(<const char *>p, n))
+    view = View.__new__(View)
+    view.p = p
+    view.n = n
+    if block != NULL:
+        fos_block_keep(block)
+        view.block = block
+    else:
+        view.owner = core.owner
+    return memoryview(view)
+
+
+cdef object view_at(Core core, const uint8_t *p, uint64_t n, const uint8_t *block):
+    """n bytes at p, which lie in a block or in the port's memory: a view that pins them, or a copy."""
+    cdef View view
+    if block == NULL and not core.c.stable:
         return memoryview(PyBytes_FromStringAndSize(<const char *>p, n))
     view = View.__new__(View)
     view.p = p
@@ -219,7 +243,10 @@ cdef class DataUnit:
 
     @property
     def length(self):
-        """Count the stream bytes: of a gap, those that are missing."""
+        """Count the stream bytes: of a gap, those that are missing; with what earlier stages edited."""
+        if self.lens is not None and self.lens.live and self.u.kind != FOS_UNIT_GAP:
+            return len(self.lens.unit_bytes(self.u.start, self.u.end) if self.lvl == LEVEL_DECODER
+                       else self.lens.unit_bytes(self.u.off, self.u.off + self.u.len))
         return self.u.len
 
     @property
@@ -303,11 +330,31 @@ cdef class DataUnit:
         cdef const uint8_t *p
         cdef const uint8_t *h
         cdef uint64_t n, m
+        if self.lens is not None and self.lens.live:
+            return self._through()
         if self.made is not None:
             return memoryview(self.made.data or b"").toreadonly()
         self.alive()
         self.extent(&p, &n, &h, &m)
         return self.bytes_at(p, n)
+
+    def _through(self):
+        """The payload as the stages before left it; on the lower levels behind the headers that came."""
+        cdef fos_unit *u = &self.u
+        cdef uint32_t begin
+        if self.lvl == LEVEL_DECODER:
+            return self.lens.unit_bytes(u.start, u.end)
+        payload = self.lens.unit_bytes(u.off, u.off + u.len)
+        if self.lvl == LEVEL_TRANSPORT or u.frame == NULL or u.kind == FOS_UNIT_GAP:
+            return payload
+        begin = u.l3 if self.lvl == LEVEL_FRAME else u.l4
+        header = bytearray(PyBytes_FromStringAndSize(<const char *>(u.frame + begin), u.payload - begin if u.payload > begin else 0))
+        if self.lvl == LEVEL_FRAME and len(header) >= 20:
+            if header[0] >> 4 == 4:
+                header[2:4] = (len(header) + len(payload)).to_bytes(2, "big")
+            else:
+                header[4:6] = (len(header) - 40 + len(payload)).to_bytes(2, "big")
+        return memoryview(bytes(header) + bytes(payload))
 
     @property
     def payload(self):
@@ -504,6 +551,21 @@ cdef class Window:
     def __init__(self):
         raise TypeError("windows are made by the engine")
 
+    def __dealloc__(self):
+        free(self.segs)
+        free(self.marks)
+
+    cdef void reset(self) noexcept:
+        """Forget what the last call was about."""
+        self.built = self.asked = self.by_offset = self.writes = self.follows = False
+        self.kinds = None
+        self.input = NULL
+        self.seg_count = 0
+        self.kept = FOS_ALL
+        self.looked = 0
+        if self.edits is not None:
+            self.edits = None
+
     cdef int check(self) except -1:
         if not self.live:
             raise StaleError("the window was released: its call has returned")
@@ -532,9 +594,14 @@ cdef class Window:
         return self.offset + self.length
 
     cdef DataUnit unit_at(self, uint64_t number):
+        cdef DataUnit unit
         if self.made is not None:
-            return made_unit(self.core, self.index, self.dir, self.decoding, self.made, number)
-        return unit_of(self.core, self.index, self.dir, self.lvl, number, fos_stream_unit(self.stream, number))
+            unit = made_unit(self.core, self.index, self.dir, self.decoding, self.made, number)
+        else:
+            unit = unit_of(self.core, self.index, self.dir, self.lvl, number, fos_stream_unit(self.stream, number))
+        if self.by_offset:
+            unit.lens = self
+        return unit
 
     @property
     def units(self):
@@ -548,7 +615,7 @@ cdef class Window:
         while i < self.stop:
             if not self.live:
                 self.check()
-            if all_show or self.shows(i):
+            if (all_show or self.shows(i)) and (self.kinds is None or self.of_kind(i)):
                 yield self.unit_at(i)
             i += 1
 
@@ -561,6 +628,8 @@ cdef class Window:
     def __len__(self):
         cdef uint64_t i, n = 0
         self.check()
+        if self.kinds is not None:
+            return sum([self.of_kind(i) for i in range(self.first, self.stop)])
         if self.made is not None or self.lvl >= LEVEL_TRANSPORT:
             return self.stop - self.first
         for i in range(self.first, self.stop):
@@ -570,10 +639,389 @@ cdef class Window:
     @property
     def segments(self):
         """Iterate over the bytes without a copy: one memoryview per unit that has bytes."""
+        cdef uint32_t k
+        if self.by_offset:
+            self.check()
+            self.size()
+            for k in range(self.seg_count):
+                if self.segs[k].p != NULL:
+                    yield view_at(self.core, self.segs[k].p, self.segs[k].n, self.marks[k].block)
+            return
         for unit in self.units:
             data = unit.data
             if len(data):
                 yield data
+
+    # ---- the bytes, as segments ------------------------------------------------------------
+
+    cdef int put(self, const uint8_t *p, uint64_t n, fos_at at, const uint8_t *block, bint inserted) except -1:
+        """Append a segment: n bytes at p (NULL: bytes that nobody has)."""
+        cdef uint32_t room
+        cdef void *more
+        if self.seg_count == self.seg_room:
+            room = self.seg_room * 2 if self.seg_room else 32
+            more = realloc(self.segs, room * sizeof(fos_seg))
+            if more != NULL:
+                self.segs = <fos_seg *>more
+                more = realloc(self.marks, room * sizeof(seg_mark))
+            if more == NULL:
+                raise LimitError("no memory for the segments of a window")
+            self.marks = <seg_mark *>more
+            self.seg_room = room
+        cdef fos_seg *seg = &self.segs[self.seg_count]
+        seg.p = p
+        seg.n = n
+        seg.at = self.segs[self.seg_count - 1].at + self.segs[self.seg_count - 1].n if self.seg_count else 0
+        self.marks[self.seg_count].at = at
+        self.marks[self.seg_count].block = block
+        self.marks[self.seg_count].inserted = inserted
+        self.seg_count += 1
+        return 0
+
+    cdef int put_range(self, uint64_t start, uint64_t end) except -1:
+        """Append the original bytes [start, end), which the transport's stream holds."""
+        cdef fos_stream *s = fos_half_of(self.core.c, self.index, self.dir).stream
+        cdef fos_chunk *chunk = s.first if s != NULL else NULL
+        cdef fos_unit *u
+        cdef uint64_t i, stop
+        cdef const uint8_t *bytes
+        cdef const uint8_t *block
+        cdef fos_at at
+        while chunk != NULL and start < end:
+            if chunk.next != NULL and chunk.next.units[0].off <= start:
+                chunk = chunk.next
+                continue
+            stop = min(chunk.base + FOS_CHUNK_UNITS, s.tail_index)
+            for i in range(max(chunk.base, s.head_index), stop):
+                u = &chunk.units[i - chunk.base]
+                if u.off + u.len <= start or not u.len:
+                    continue
+                if u.off >= end or u.off > start:
+                    break
+                at.off = start
+                at.skip = 0
+                bytes = block = NULL
+                if u.kind != FOS_UNIT_GAP:
+                    bytes = u.frame + u.payload + (start - u.off)
+                    if u.flags & FOS_UNIT_OWNED:
+                        block = u.frame
+                self.put(bytes, min(end, u.off + u.len) - start, at, block, False)
+                start = min(end, u.off + u.len)
+                if start == end:
+                    return 0
+            chunk = chunk.next
+        if start < end:                       # offsets that no unit has: a snap length cut them off
+            at.off = start
+            at.skip = 0
+            self.put(NULL, end - start, at, NULL, False)
+        return 0
+
+    cdef int put_input(self, fos_at *at, fos_at to) except -1:
+        """Append what lies between two places of the stage's input."""
+        cdef uint64_t start = 0, n = 0
+        cdef const uint8_t *data = NULL
+        cdef const uint8_t *block = NULL
+        cdef fos_at mark
+        cdef int kind
+        while True:
+            mark = at[0]
+            kind = fos_stage_run(self.input, at, to, &start, &data, &block, &n)
+            if kind == 0:
+                return 0
+            if kind == 2:
+                self.put_range(start, start + n)
+            else:
+                mark.skip = at.skip - n
+                mark.off = start
+                self.put(data, n, mark, block, True)
+
+    cdef bint of_kind(self, uint64_t number):
+        """Is the decoder's unit of this number one that the module asked for?"""
+        if self.kinds is None:
+            return True
+        if self.made is not None:
+            return self.made[number].kind in self.kinds
+        return fos_stream_unit(self.stream, number).kind in self.kinds
+
+    cdef int build(self) except -1:
+        """Find the window's bytes."""
+        cdef uint64_t i
+        cdef const uint8_t *bytes
+        cdef const uint8_t *block
+        cdef fos_unit *u
+        cdef fos_at at, to
+        if self.built:
+            return 0
+        self.built = True
+        self.seg_count = 0
+        if self.by_offset and self.lvl != LEVEL_DECODER:
+            at = self.begin
+            self.put_input(&at, self.limit)
+            return 0
+        if self.by_offset:
+            at = self.begin
+            for i in range(self.first, self.stop):
+                if not self.of_kind(i):
+                    continue
+                if self.made is not None:
+                    start, end = self.made[i].start, self.made[i].end
+                    if at.off < start:
+                        at.off = start
+                        at.skip = 0
+                    to.off = end
+                else:
+                    u = fos_stream_unit(self.stream, i)
+                    if at.off < u.start:
+                        at.off = u.start
+                        at.skip = 0
+                    to.off = u.end
+                to.skip = FOS_ALL
+                if to.off > self.limit.off:
+                    to = self.limit
+                if at.off <= to.off:
+                    self.put_input(&at, to)
+            return 0
+        for i in range(self.first, self.stop):
+            if self.made is not None:
+                data = self.made[i].data
+                at.off = self.made[i].start
+                at.skip = 0
+                if data is not None and len(data):
+                    data = b"".join((data,))
+                    self.lent = [] if self.lent is None else self.lent
+                    self.lent.append(data)
+                    self.put(<const uint8_t *><const char *>data, len(data), at, NULL, False)
+                continue
+            u = fos_stream_unit(self.stream, i)
+            if not u.len:
+                continue
+            at.skip = 0
+            if self.lvl == LEVEL_DECODER:
+                at.off = u.start
+                self.put(u.bytes, u.len, at, u.bytes if u.flags & FOS_UNIT_OWNED else NULL, False)
+            else:
+                at.off = u.off
+                bytes = block = NULL
+                if u.kind != FOS_UNIT_GAP:
+                    bytes = u.frame + u.payload
+                    if u.flags & FOS_UNIT_OWNED:
+                        block = u.frame
+                self.put(bytes, u.len, at, block, False)
+        return 0
+
+    cdef uint64_t size(self) except? 0xffffffffffffffff:
+        """How many bytes the window counts."""
+        if not self.built:
+            self.build()
+        return self.segs[self.seg_count - 1].at + self.segs[self.seg_count - 1].n if self.seg_count else 0
+
+    cdef fos_at place(self, uint64_t i, bint behind):
+        """Where index i stands in the stage's input; `behind`: at the end of the byte before it."""
+        cdef uint32_t low = 0, high = self.seg_count, middle
+        cdef fos_at at
+        cdef uint64_t inside
+        while low < high:
+            middle = low + (high - low) // 2
+            if self.segs[middle].at + self.segs[middle].n > i or (behind and self.segs[middle].at + self.segs[middle].n == i):
+                high = middle
+            else:
+                low = middle + 1
+        if low == self.seg_count:
+            if low == 0:
+                return self.begin
+            low -= 1
+        inside = i - self.segs[low].at
+        at = self.marks[low].at
+        if self.marks[low].inserted:
+            at.skip += inside
+        elif inside:
+            at.off += inside
+            at.skip = 0
+        return at
+
+    cdef uint64_t index_of(self, offset, what) except? 0xffffffffffffffff:
+        """The index of a stream offset, which must lie in the window."""
+        cdef uint64_t n = self.size()
+        try:
+            i = int(offset) - self.offset
+        except (TypeError, ValueError):
+            raise UsageError(f"{what}: {offset!r} is no stream offset") from None
+        if not 0 <= i <= n:
+            raise UsageError(f"{what}: offset {offset} lies outside the window [{self.offset}, {self.offset + n})")
+        return i
+
+    # ---- searching -------------------------------------------------------------------------
+
+    def find(self, pattern, start=None):
+        """Iterate over the matches of `pattern` (bytes), left to right, as Spans of stream offsets.
+
+        Borders of segments and units do not matter; nothing is found across a gap.  Matches do not
+        overlap.  `start` is the offset to begin at.  UsageError: the pattern is empty.
+        """
+        cdef const uint8_t *p
+        cdef size_t m
+        cdef int64_t hit
+        cdef uint64_t begin
+        self.check()
+        if type(pattern) is not bytes:
+            pattern = bytes(pattern)
+        p = <const uint8_t *>PyBytes_AS_STRING(pattern)
+        m = len(pattern)
+        if m == 0:
+            raise UsageError("find: the pattern is empty")
+        if not self.built:
+            self.build()
+        begin = 0 if start is None else self.index_of(start, "find")
+        if not self.seg_count:
+            return NO_MATCH
+        hit = fos_find(self.segs, self.seg_count, begin, self.segs[self.seg_count - 1].at + self.segs[self.seg_count - 1].n, p, m)
+        if hit < 0:
+            return NO_MATCH
+        return self._matches(pattern, hit)
+
+    def _matches(self, pattern, int64_t hit):
+        cdef size_t m = len(pattern)
+        while hit >= 0:
+            if not self.live:
+                self.check()
+            if <uint64_t>hit + m > self.looked:
+                self.looked = <uint64_t>hit + m
+            yield Span(self.offset + <uint64_t>hit, self.offset + <uint64_t>hit + m)
+            hit = fos_find(self.segs, self.seg_count, <uint64_t>hit + m, self.size(),
+                           <const uint8_t *>PyBytes_AS_STRING(pattern), m)
+
+    def find_many(self, patterns, start=None):
+        """Iterate over the matches of a set of patterns: (Span, number of the pattern) each.
+
+        `patterns` is a `flowos.Patterns`, or bytes to make one of for this call alone.  The leftmost
+        match comes first, of several that begin together the longest; matches do not overlap.
+        """
+        cdef Patterns compiled = patterns if isinstance(patterns, Patterns) else Patterns(patterns)
+        self.check()
+        self.size()
+        return self._many(compiled, 0 if start is None else self.index_of(start, "find_many"))
+
+    def _many(self, Patterns compiled, uint64_t start):
+        cdef fos_scan_state state
+        fos_scan_begin(&state, self.segs, self.seg_count, start, not self.complete)
+        while fos_patterns_next(compiled.c, self.segs, self.seg_count, &state):
+            if state.end > self.looked:
+                self.looked = state.end
+            yield Span(self.offset + state.start, self.offset + state.end), state.index
+            if not self.live:
+                self.check()
+
+    def partial(self, pattern):
+        """Count the bytes at the window's end that may still become a match: bytes, or a `flowos.Patterns`.
+
+        0 when nothing more joins (`complete`).  Bytes of a match found or of an edit do not count.
+        """
+        self.check()
+        if self.complete:
+            return 0
+        cdef uint64_t total = self.size()
+        if isinstance(pattern, Patterns):
+            return fos_patterns_partial((<Patterns>pattern).c, self.segs, self.seg_count, self.looked, total)
+        pattern = bytes(pattern)
+        return fos_partial(self.segs, self.seg_count, self.looked, total, <const uint8_t *>PyBytes_AS_STRING(pattern),
+                           len(pattern))
+
+    # ---- editing ---------------------------------------------------------------------------
+
+    cdef int edit(self, what, start, end, bytes data) except -1:
+        cdef uint64_t i, j
+        self.check()
+        if not self.writes:
+            raise UsageError(f"{what}: {type(self.attachment.module).__name__} is read-only here; "
+                             f"a module edits with mode = RDWR, and not what is tunnelled")
+        i = self.index_of(start, what)
+        j = self.index_of(end, what)
+        if j < i:
+            raise UsageError(f"{what}: the range ends at {end}, before its start {start}")
+        if self.edits is None:
+            self.edits = []
+        self.edits.append((i, j, data))
+        if j > self.looked:
+            self.looked = j
+        return 0
+
+    def delete(self, start, end=None):
+        """Delete the bytes of a Span, or [start, end).  UsageError: outside the window, or not RDWR."""
+        if end is None:
+            start, end = start
+        self.edit("delete", start, end, b"")
+
+    def replace(self, start, end, data=None):
+        """Replace a Span, or the bytes [start, end), by others of any length: replace(span, data), or (start, end, data)."""
+        if data is None:
+            (start, end), data = start, end
+        self.edit("replace", start, end, bytes(data))
+
+    def insert(self, offset, data):
+        """Insert bytes in front of the byte at `offset`; at `tail`, behind the last one."""
+        self.edit("insert", offset, offset, bytes(data))
+
+    def drop(self, unit):
+        """Delete a whole unit of this window; a datagram goes no further, without a trace but a counter."""
+        cdef DataUnit u
+        cdef uint64_t i, begin = 0, stop = 0
+        cdef bint any = False
+        if not isinstance(unit, DataUnit):
+            raise UsageError(f"drop: {unit!r} is no data unit of this window")
+        u = <DataUnit>unit
+        self.size()
+        low, high = (u.u.start, u.u.end) if u.lvl == LEVEL_DECODER else (u.u.off, u.u.off + u.u.len)
+        for i in range(self.seg_count):
+            if low <= self.marks[i].at.off < high and (self.marks[i].inserted or self.segs[i].n):
+                begin = self.segs[i].at if not any else begin
+                stop = self.segs[i].at + self.segs[i].n
+                any = True
+        if any:
+            self.edit("drop", self.offset + begin, self.offset + stop, b"")
+
+    def release(self, upto=None, keep=None):
+        """Release the window up to an offset, or but for the last `keep` bytes; the rest is offered again.
+
+        Without a call all is released on return; `release(upto=window.head)` holds all.  Edits that
+        reach beyond are a UsageError.  A window that is `complete` may be held, until its limit.
+        """
+        cdef uint64_t total, upto_index
+        self.check()
+        total = self.size()
+        if upto is None and keep is None:
+            upto_index = total
+        elif upto is None:
+            if not 0 <= keep <= total:
+                raise UsageError(f"release: keep={keep} of a window of {total} bytes")
+            upto_index = total - <uint64_t>keep
+        elif keep is None:
+            upto_index = self.index_of(upto, "release")
+        else:
+            raise UsageError("release: give upto or keep, not both")
+        if self.asked and upto_index < self.kept:
+            raise UsageError(f"release: offset {self.offset + self.kept} was released already, a release is final")
+        for start, end, _data in self.edits or ():
+            if end > upto_index:
+                raise UsageError(f"release: the edit at {self.offset + start} reaches beyond {self.offset + upto_index}")
+        self.asked = True
+        self.kept = upto_index
+
+    @property
+    def writable(self):
+        """Say whether it may be edited: the module's mode is RDWR, and the packets are not in a tunnel."""
+        return self.writes
+
+    @property
+    def state(self):
+        """Give the connection's state of this module: what `state` declares, a dict by default."""
+        self.check()
+        return self.attachment.state_at(self.index)
+
+    def emit(self, record):
+        """Send a record (a dict) to the run's sinks, with the time, the connection's number and the direction."""
+        self.check()
+        self.attachment.module.emit({"ts": self.now, "connection": self.core.c.table.cold[self.index].id,
+                                     "direction": self.direction, **record})
 
     @property
     def data(self):
@@ -588,6 +1036,8 @@ cdef class Window:
         cdef int n = 0
         cdef char *out
         self.check()
+        if self.by_offset:
+            return self._joined(0, self.size())
         if self.made is not None or self.lvl != LEVEL_TRANSPORT:
             parts = [bytes(unit.data) for unit in self.units]
             return memoryview(b"".join(parts))
@@ -616,6 +1066,51 @@ cdef class Window:
             chunk = chunk.next
         return memoryview(joined)
 
+    def _joined(self, uint64_t begin, uint64_t end):
+        """The bytes of [begin, end) that are there: a view of one segment, else a copy."""
+        cdef uint32_t k, only = 0
+        cdef uint64_t low, high, total = 0
+        cdef int n = 0
+        cdef char *out
+        for k in range(self.seg_count):
+            low, high = max(begin, self.segs[k].at), min(end, self.segs[k].at + self.segs[k].n)
+            if low < high and self.segs[k].p != NULL:
+                only = k
+                n += 1
+                total += high - low
+        if n == 0:
+            return memoryview(b"")
+        if n == 1:
+            low = max(begin, self.segs[only].at)
+            return view_at(self.core, self.segs[only].p + (low - self.segs[only].at), total, self.marks[only].block)
+        joined = PyBytes_FromStringAndSize(NULL, total)
+        out = PyBytes_AS_STRING(joined)
+        for k in range(self.seg_count):
+            low, high = max(begin, self.segs[k].at), min(end, self.segs[k].at + self.segs[k].n)
+            if low < high and self.segs[k].p != NULL:
+                memcpy(out, self.segs[k].p + (low - self.segs[k].at), high - low)
+                out += high - low
+        return memoryview(joined)
+
+    cdef object unit_bytes(self, uint64_t start, uint64_t end):
+        """What the window has of a unit that covers the original bytes [start, end), edits of earlier stages applied."""
+        cdef uint32_t k
+        cdef uint64_t low = FOS_ALL, high = 0, n
+        cdef fos_at at
+        self.size()
+        for k in range(self.seg_count):
+            at = self.marks[k].at
+            n = self.segs[k].n
+            if self.marks[k].inserted:
+                if at.off < start or at.off > end or (at.off == end and k + 1 < self.seg_count and not self.marks[k + 1].inserted):
+                    continue
+                low = min(low, self.segs[k].at)
+                high = self.segs[k].at + n
+            elif at.off < end and at.off + n > start:
+                low = min(low, self.segs[k].at + (start - at.off if start > at.off else 0))
+                high = self.segs[k].at + min(n, end - at.off)
+        return self._joined(low, high) if low < high else memoryview(b"")
+
     def array(self):
         """Give the units as a NumPy structured array of dtype `flowos.ROW`: one row per unit, a copy."""
         cdef fos_unit *u
@@ -631,7 +1126,7 @@ cdef class Window:
                 unit = self.unit_at(i)
                 rows.append((unit.offset, made.ts, made.packet, self.index, unit.length, 0, 0, self.direction, proto))
                 continue
-            if not self.shows(i):
+            if not self.shows(i) or not self.of_kind(i):
                 continue
             u = fos_stream_unit(self.stream, i)
             rows.append((u.off, u.ts, u.packet if self.lvl != LEVEL_DECODER else self.decoding.packet_of(self.dir, u), self.index, min(u.len, 0xffffffff),

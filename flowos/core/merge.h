@@ -1,0 +1,631 @@
+/* The merger: what the last stage released becomes packets again.
+ *
+ *     log of arrivals ──► has its connection a lane? ── no ──► leaves as it came
+ *                                  | yes
+ *                                  v
+ *         units of the stream, in order ──┐
+ *         parked: acknowledgements,       ├──► below all heads, acknowledged bytes left ──► leaves
+ *         retransmissions, resets       ──┘         rewritten, rebuilt, split, or dropped
+ *
+ * One direction of a connection leaves in stream order; a packet waits for the bytes it carries to be
+ * released and for those it acknowledges to leave.  Sequence numbers and acknowledgements follow the
+ * edits (splice.h).  A packet that leaves later than it came bears the time of the one that set it free.
+ * The units are the packets with new bytes, so what leaves is what modules saw, whatever a
+ * retransmission says.  Sources: DESIGN section 9; RFC 9293, RFC 2018, RFC 7323.
+ * The file is long because a packet's way out is one piece.
+ */
+#ifndef FOS_MERGE_H
+#define FOS_MERGE_H
+
+#include "lifecycle.h"
+#include "repack.h"
+
+enum { FOS_MERGE_SEGS = 512 };            /* pieces of one packet's payload; more edits than that are joined */
+enum { FOS_EDITS_KEPT = 64 };             /* edits remembered behind the acknowledged bytes, for late packets */
+enum { FOS_DEFAULT_MSS = 1220 };          /* IPv6's least MTU less 60 bytes of headers: safe everywhere */
+
+/* ---- TCP as it leaves -------------------------------------------------------------------------- */
+
+FOS_INLINE uint32_t fos_tcp_header_len(const uint8_t *th) { return (uint32_t)(th[12] >> 4) * 4; }
+
+/* Offset in direction `dir` that a raw sequence or acknowledgement number means, near `about`. */
+FOS_INLINE uint64_t fos_raw_offset(const fos_half *h, uint32_t raw, uint64_t about) {
+    return about + (uint64_t)(int64_t)fos_seq_diff(raw, (uint32_t)(h->origin + (uint32_t)about));
+}
+
+/* An acknowledgement of `dir`'s bytes up to original offset q, as its sender will understand it: in final offsets. */
+static uint64_t fos_merge_ack(const fos_core *core, const fos_lane *lane, int dir, uint64_t q) {
+    const fos_half *h = fos_half_of(core, lane->index, dir);
+    const fos_edits *sent = &lane->way[dir].sent;
+    if (h->fin != FOS_NO_OFFSET && q > h->fin) return fos_edits_seq(sent, h->fin) + (q - h->fin);
+    return fos_edits_seq(sent, q);
+}
+
+/* What the sequence numbers of one packet become. */
+typedef struct fos_respun {
+    uint32_t seq, ack;        /* raw values to write */
+    uint64_t q, final;        /* the acknowledgement: original and final offset */
+    int acks;                 /* the packet has one that is mapped */
+    int changed;              /* something differs from what came */
+    uint32_t edges[8];        /* SACK edges mapped, raw */
+    uint32_t edge_count;
+} fos_respun;
+
+static uint32_t fos_sack_edges(const uint8_t *th, uint32_t n, const uint8_t **at) {
+    for (uint32_t i = 20; i + 1 < n;) {
+        uint8_t kind = th[i];
+        if (kind == 0) break;
+        if (kind == 1) { i++; continue; }
+        uint8_t len = th[i + 1];
+        if (len < 2 || i + len > n) break;
+        if (kind == 5) {
+            *at = th + i + 2;
+            uint32_t edges = (uint32_t)(len - 2) / 4;
+            return edges > 8 ? 8 : edges & ~1u;
+        }
+        i += len;
+    }
+    return 0;
+}
+
+/* Map the numbers of a TCP packet of direction dir whose header is at th: it stands at original offset off. */
+static void fos_merge_respin(const fos_core *core, const fos_lane *lane, int dir, const uint8_t *th, int64_t off, uint64_t final,
+                             fos_respun *r) {
+    const fos_half *h = fos_half_of(core, lane->index, dir), *other = fos_half_of(core, lane->index, !dir);
+    const fos_way *back = &lane->way[!dir];
+    uint32_t seq = fos_be32(th + 4), ack = fos_be32(th + 8);
+    r->seq = seq + (uint32_t)(final - (uint64_t)off);
+    r->ack = ack;
+    r->acks = 0;
+    r->edge_count = 0;
+    (void)h;
+    if ((th[13] & FOS_TCP_ACK) && (other->flags & FOS_HALF_STARTED)) {
+        r->q = fos_raw_offset(other, ack, back->gone);
+        r->final = r->q > (uint64_t)1 << 62 ? r->q : fos_merge_ack(core, lane, !dir, r->q);
+        r->acks = r->q <= (uint64_t)1 << 62;
+        if (r->acks) r->ack = other->origin + (uint32_t)r->final;
+        const uint8_t *at;
+        uint32_t n = fos_sack_edges(th, fos_tcp_header_len(th), &at);
+        if (n && back->sent.delta | (int64_t)fos_edits_count(&back->sent))
+            for (uint32_t i = 0; i < n; i++) {
+                uint64_t q = fos_raw_offset(other, fos_be32(at + 4 * i), back->gone);
+                r->edges[r->edge_count++] = other->origin + (uint32_t)fos_merge_ack(core, lane, !dir, q);
+            }
+    }
+    r->changed = r->seq != seq || r->ack != ack || r->edge_count;
+}
+
+static void fos_merge_note(fos_core *core, fos_lane *lane, int dir, const uint8_t *frame, uint32_t l3, uint32_t l4, uint32_t n,
+                           const fos_respun *r) {
+    fos_way *w = &lane->way[dir], *back = &lane->way[!dir];
+    if (n <= FOS_TEMPLATE_ROOM && l3 < 256 && l4 < 256) {
+        memcpy(w->template, frame, n);
+        w->template_n = (uint16_t)n;
+        w->template_l3 = (uint8_t)l3;
+        w->template_l4 = (uint8_t)l4;
+    }
+    if (r->acks && (!w->acked || r->q > w->acked_in)) {
+        w->acked = 1;
+        w->acked_in = r->q;
+        w->acked_out = r->final;
+        while (fos_edits_count(&back->sent) > FOS_EDITS_KEPT) {
+            const fos_edit *e = &back->sent.items[back->sent.first];
+            if (e->pos + e->removed >= r->q) break;
+            fos_edit old = fos_edits_take(&back->sent);
+            if (old.data) fos_block_drop(&core->blocks, old.data);
+        }
+    }
+}
+
+/* Edits whose time has come: those in front of `end`, and at it what every later reader has passed. */
+static int fos_merge_due(const fos_lane *lane, const fos_way *w, const fos_edit *e, uint64_t end, int datagram) {
+    if (e->pos < end) return 1;
+    if (e->pos > end || datagram) return 0;
+    for (uint32_t k = lane->stage_count; k--;) {
+        if (w->stages[k].flags & FOS_STAGE_WRITES) return 1;
+        if (w->stages[k].at.off <= end && w->stages[k].at.skip < e->inserted) return 0;
+    }
+    return 1;
+}
+
+/* Move the edits that go with the bytes up to `end` to `sent`: how many, or -1 without memory. */
+static int fos_merge_take(fos_core *core, fos_lane *lane, int dir, uint64_t end, int datagram) {
+    fos_way *w = &lane->way[dir];
+    fos_edits *from = fos_way_edits(w, lane->stage_count);
+    int n = 0;
+    while (from && fos_edits_count(from) && fos_merge_due(lane, w, &from->items[from->first], end, datagram)) {
+        fos_edit edit = fos_edits_take(from);
+        for (uint32_t k = lane->stage_count; k-- && !(w->stages[k].flags & FOS_STAGE_WRITES);)   /* they stood behind it */
+            if (w->stages[k].at.off == edit.pos) w->stages[k].at.skip -= edit.inserted;
+        if (fos_edits_give(&w->sent, edit)) { core->failed = 1; return -1; }
+        n++;
+    }
+    return n;
+}
+
+/* The payload that [s, e) leaves with, as segments: the edits of `sent` from number `first` on put their bytes
+ * in; earlier ones only took bytes away.  `bytes` are those of [s, e).  Returns the count, *n the bytes. */
+static uint32_t fos_merge_segs(const fos_edits *sent, uint32_t first, uint64_t s, uint64_t e, const uint8_t *bytes, fos_seg *segs,
+                               uint64_t *n) {
+    uint32_t count = 0;
+    uint64_t o = s, total = 0;
+    if (first > sent->first) {
+        const fos_edit *before = &sent->items[first - 1];
+        if (before->pos + before->removed > o) o = before->pos + before->removed < e ? before->pos + before->removed : e;
+    }
+    for (uint32_t i = first; i < sent->end && count + 2 < FOS_MERGE_SEGS; i++) {
+        const fos_edit *edit = &sent->items[i];
+        if (edit->pos > o && o < e) {
+            uint64_t stop = edit->pos < e ? edit->pos : e;
+            segs[count++] = (fos_seg){.p = bytes + (o - s), .n = stop - o, .at = total};
+            total += stop - o;
+            o = stop;
+        }
+        if (edit->inserted && edit->data) {
+            segs[count++] = (fos_seg){.p = edit->data, .n = edit->inserted, .at = total};
+            total += edit->inserted;
+        }
+        if (edit->pos + edit->removed > o) o = edit->pos + edit->removed;
+    }
+    if (o < e) {
+        segs[count++] = (fos_seg){.p = bytes + (o - s), .n = e - o, .at = total};
+        total += e - o;
+    }
+    *n = total;
+    return count;
+}
+
+static void fos_merge_send(fos_core *core, const uint8_t *frame, uint32_t n, uint32_t wire, int64_t ts, uint16_t link, uint16_t iface) {
+    fos_outlets_send(&core->outlets, &core->counters, frame, n, wire, ts, link, iface);
+}
+
+static fos_rewrite fos_merge_fields(const fos_respun *r) {
+    fos_rewrite f = {.set = FOS_SET_SEQ, .seq = r->seq, .ack = r->ack, .sack_edges = (uint8_t)r->edge_count};
+    if (r->acks) f.set |= FOS_SET_ACK;
+    if (r->edge_count) f.set |= FOS_SET_SACK;
+    memcpy(f.sack, r->edges, sizeof r->edges);
+    return f;
+}
+
+/* Send a frame whose TCP numbers change and nothing else. */
+static void fos_merge_rewrite(fos_core *core, const uint8_t *frame, uint32_t captured, uint32_t wire, uint32_t l3, uint32_t l4,
+                              const fos_respun *r, int64_t ts, uint16_t link, uint16_t iface) {
+    uint8_t *out = fos_outlets_room(&core->outlets);
+    if (!out || captured > FOS_SCRATCH_FRAME) { core->failed = !out; return; }
+    memcpy(out, frame, captured);
+    fos_rewrite fields = fos_merge_fields(r);
+    fos_rewrite_packet(out, captured, l3, l4, &fields);
+    FOS_COUNT(&core->counters, merged_rewritten);
+    fos_merge_send(core, out, captured, wire, ts, link, iface);
+    fos_outlets_keep(&core->outlets, captured);
+}
+
+/* Send TCP payload in as many packets as it takes, with the headers of `frame`. */
+static void fos_merge_build(fos_core *core, const fos_lane *lane, int dir, const uint8_t *frame, uint32_t captured, uint32_t l3,
+                            uint32_t l4, const fos_respun *r, uint8_t flags, const fos_seg *segs, uint32_t count, uint64_t n,
+                            uint64_t room, int64_t ts, uint16_t link, uint16_t iface) {
+    const fos_way *w = &lane->way[dir];
+    uint64_t most = w->mss ? w->mss : FOS_DEFAULT_MSS;
+    if (room > most) most = room;             /* what came in one packet may leave in one */
+    uint64_t at = 0;
+    uint16_t made = 0;
+    do {
+        uint64_t part = n - at < most ? n - at : most;
+        uint8_t *out = fos_outlets_room(&core->outlets);
+        if (!out) { core->failed = 1; return; }
+        fos_repack job = {.frame = frame, .captured = captured, .l3 = l3, .l4 = l4, .payload = l4 + fos_tcp_header_len(frame + l4),
+                          .link = link, .ip_id_add = made, .segs = segs, .seg_count = count, .skip = at, .n = part,
+                          .fields = fos_merge_fields(r)};
+        job.fields.set |= FOS_SET_FLAGS;
+        job.fields.seq += (uint32_t)at;
+        if (flags & FOS_TCP_ACK) job.fields.set |= FOS_SET_ACK;
+        job.fields.tcp_flags = at + part == n ? flags : (uint8_t)(flags & ~(FOS_TCP_FIN | FOS_TCP_PSH));
+        uint32_t size = fos_repack_build(&job, out, FOS_SCRATCH_FRAME);
+        if (!size) { FOS_COUNT(&core->counters, merged_oversize); return; }
+        if (made) FOS_COUNT(&core->counters, merged_made);
+        else FOS_COUNT(&core->counters, merged_edited);
+        fos_merge_send(core, out, size, size, ts, link, iface);
+        fos_outlets_keep(&core->outlets, size);
+        at += part;
+        made++;
+    } while (at < n);
+}
+
+/* ---- units leave --------------------------------------------------------------------------------- */
+
+/* Where the IP packet at l3 ends in the frame, within what was captured. */
+static uint32_t fos_ip_end(const uint8_t *frame, uint32_t l3, uint32_t captured) {
+    const uint8_t *h = frame + l3;
+    uint32_t total = h[0] >> 4 == 4 ? fos_be16(h + 2) : 40u + fos_be16(h + 4);
+    if (total == 0 || (h[0] >> 4 == 6 && total == 40)) return captured;
+    return total < captured - l3 ? l3 + total : captured;
+}
+
+/* A unit of TCP's stream leaves: its bytes with their edits, and a FIN that came in the same packet. */
+static void fos_merge_tcp_unit(fos_core *core, fos_lane *lane, int dir, const fos_unit *u, const fos_unit *fin, int64_t ts) {
+    fos_way *w = &lane->way[dir];
+    const uint8_t *th = u->frame + u->l4;
+    uint64_t s = u->off, e = u->off + u->len, total = u->len;
+    uint32_t before = w->sent.end - w->sent.first;
+    uint64_t final = fos_edits_seq(&w->sent, s);
+    int taken = fos_merge_take(core, lane, dir, e, 0);
+    if (taken < 0) return;
+    uint32_t first = w->sent.first + before;
+    int spans = before && u->len && w->sent.items[first - 1].pos + w->sent.items[first - 1].removed > s;
+    fos_respun r;
+    int64_t header_off = u->kind == FOS_UNIT_SYN ? -1 : (int64_t)s;
+    /* The header's sequence number is that of its packet's first byte, which may lie before this unit's. */
+    fos_merge_respin(core, lane, dir, th, header_off, u->kind == FOS_UNIT_SYN ? (uint64_t)-1 : final, &r);
+    const fos_half *h = fos_half_of(core, lane->index, dir);
+    if (u->kind != FOS_UNIT_SYN) r.seq = h->origin + (uint32_t)final;
+    uint32_t end = fos_ip_end(u->frame, u->l3, u->captured);
+    uint32_t hl = fos_tcp_header_len(th);
+    int has_fin = (th[13] & FOS_TCP_FIN) != 0;
+    int whole = u->kind == FOS_UNIT_SYN || (u->payload == u->l4 + hl && u->payload + u->len == end && has_fin == (fin != NULL)) ||
+                (u->kind == FOS_UNIT_FIN && end == u->l4 + hl);
+    uint16_t link = u->flags & FOS_UNIT_REASSEMBLED ? 101 : w->link, iface = w->iface;
+    if (!taken && !spans && whole) {
+        r.changed = fos_be32(th + 4) != r.seq || r.ack != fos_be32(th + 8) || r.edge_count;
+        if (!r.changed) {
+            FOS_COUNT(&core->counters, merged_unchanged);
+            fos_merge_send(core, u->frame, u->captured, u->wire, ts, link, iface);
+        } else fos_merge_rewrite(core, u->frame, u->captured, u->wire, u->l3, u->l4, &r, ts, link, iface);
+    } else {
+        fos_seg segs[FOS_MERGE_SEGS];
+        uint32_t count = fos_merge_segs(&w->sent, first, s, e, u->frame + u->payload, segs, &total);
+        uint8_t flags = (uint8_t)(th[13] & ~(FOS_TCP_FIN | FOS_TCP_SYN));
+        if ((th[13] & (FOS_TCP_SYN | FOS_TCP_ACK)) == FOS_TCP_SYN && w->acked) {   /* it came with the SYN, but leaves behind it */
+            flags |= FOS_TCP_ACK;
+            r.ack = fos_half_of(core, lane->index, !dir)->origin + (uint32_t)w->acked_out;
+        }
+        if (fin || u->kind == FOS_UNIT_FIN) flags |= FOS_TCP_FIN;
+        int news = r.acks && (!w->acked || r.final > w->acked_out);
+        if (!total && !(flags & (FOS_TCP_FIN | FOS_TCP_SYN | FOS_TCP_RST)) && !news) FOS_COUNT(&core->counters, merged_emptied);
+        else {
+            if (!total && !(flags & FOS_TCP_FIN)) flags &= (uint8_t)~FOS_TCP_PSH;
+            fos_merge_build(core, lane, dir, u->frame, u->captured, u->l3, u->l4, &r, flags, segs, count, total, u->len, ts, link, iface);
+        }
+    }
+    fos_merge_note(core, lane, dir, u->frame, u->l3, u->l4, u->l4 + hl, &r);
+    if (u->len > w->mss) w->mss = u->len > 0xffff ? 0xffff : (uint16_t)u->len;
+    if (fin || u->kind == FOS_UNIT_FIN) w->fin_gone = 1;
+}
+
+/* A datagram leaves, whole. */
+static void fos_merge_datagram(fos_core *core, fos_lane *lane, int dir, const fos_unit *u, int64_t ts) {
+    fos_way *w = &lane->way[dir];
+    uint32_t before = w->sent.end - w->sent.first;
+    int taken = fos_merge_take(core, lane, dir, u->off + u->len, 1);
+    if (taken < 0) return;
+    uint16_t link = u->flags & FOS_UNIT_REASSEMBLED ? 101 : w->link;
+    if (!taken) {
+        FOS_COUNT(&core->counters, merged_unchanged);
+        fos_merge_send(core, u->frame, u->captured, u->wire, ts, link, w->iface);
+        return;
+    }
+    fos_seg segs[FOS_MERGE_SEGS];
+    uint64_t total;
+    uint32_t count = fos_merge_segs(&w->sent, w->sent.first + before, u->off, u->off + u->len, u->frame + u->payload, segs, &total);
+    if (!total) FOS_COUNT(&core->counters, merged_emptied);
+    else {
+        uint8_t *out = fos_outlets_room(&core->outlets);
+        if (!out) { core->failed = 1; return; }
+        fos_repack job = {.frame = u->frame, .captured = u->captured, .l3 = u->l3, .l4 = u->l4, .payload = u->payload, .segs = segs,
+                          .seg_count = count, .n = total, .link = link};
+        uint32_t size = fos_repack_build(&job, out, FOS_SCRATCH_FRAME);
+        /* A unit of the IP level holds the transport header too: whatever the module did, its sum is made right. */
+        if (size && u->payload == u->l4) fos_make_checksum(out, u->l3, u->l4, size - u->l4);
+        if (!size) FOS_COUNT(&core->counters, merged_oversize);
+        else {
+            FOS_COUNT(&core->counters, merged_edited);
+            fos_merge_send(core, out, size, size, ts, link, w->iface);
+            fos_outlets_keep(&core->outlets, size);
+        }
+    }
+    fos_edits_forget(&w->sent, &core->blocks, u->off + u->len);   /* nothing of a datagram comes again */
+}
+
+/* Edits behind the last unit that left: they travel on a packet of their own. */
+static void fos_way_trailing(fos_core *core, fos_lane *lane, int dir, int64_t ts) {
+    fos_way *w = &lane->way[dir];
+    const fos_conn *c = &core->table.conns[lane->index];
+    const fos_half *h = fos_half_of(core, lane->index, dir);
+    if (c->key.proto != FOS_PROTO_TCP || core->plans[c->flow].packets) return;
+    if (!w->template_n || w->fin_gone || w->gone > fos_way_limit(w, lane->stage_count)) return;
+    uint32_t before = w->sent.end - w->sent.first;
+    uint64_t final = fos_edits_seq(&w->sent, w->gone), total;
+    if (fos_merge_take(core, lane, dir, w->gone, 0) <= 0) return;
+    fos_seg segs[FOS_MERGE_SEGS];
+    uint32_t count = fos_merge_segs(&w->sent, w->sent.first + before, w->gone, w->gone, NULL, segs, &total);
+    if (!total) return;
+    fos_respun r = {.seq = h->origin + (uint32_t)final, .acks = w->acked, .q = w->acked_in, .final = w->acked_out,
+                    .ack = fos_half_of(core, lane->index, !dir)->origin + (uint32_t)w->acked_out};
+    uint8_t flags = (uint8_t)((w->template[w->template_l4 + 13] & ~(FOS_TCP_SYN | FOS_TCP_FIN | FOS_TCP_RST)) | FOS_TCP_PSH);
+    fos_merge_build(core, lane, dir, w->template, w->template_n, w->template_l3, w->template_l4, &r, flags, segs, count, total, 0, ts,
+                    w->link, w->iface);
+}
+
+/* ---- parked packets leave -------------------------------------------------------------------------- */
+
+static void fos_merge_bare(fos_core *core, fos_lane *lane, int dir, fos_transit *t, int64_t ts) {
+    fos_way *w = &lane->way[dir];
+    if (t->flags & FOS_TRANSIT_END) {         /* where it stands may only be known by now */
+        const fos_half *h = fos_half_of(core, lane->index, dir);
+        if (h->flags & FOS_HALF_STARTED) {
+            t->off = (int64_t)fos_raw_offset(h, fos_be32(t->frame + t->l4 + 4), w->gone);
+            t->flags |= FOS_TRANSIT_OFF;
+        }
+        fos_way_trailing(core, lane, dir, ts);
+        w->fin_gone = 1;
+    }
+    if (!(t->flags & FOS_TRANSIT_TCP) || !(t->flags & FOS_TRANSIT_OFF) || t->off < 0) {
+        FOS_COUNT(&core->counters, merged_unchanged);
+        fos_merge_send(core, t->frame, t->captured, t->wire, ts, t->link, t->iface);
+        return;
+    }
+    const uint8_t *th = t->frame + t->l4;
+    uint64_t off = (uint64_t)t->off;
+    const fos_half *h = fos_half_of(core, lane->index, dir);
+    fos_respun r;
+    uint64_t fin = h->fin, final = fin != FOS_NO_OFFSET && off > fin ? fos_edits_seq(&w->sent, fin) + (off - fin) : fos_edits_seq(&w->sent, off);
+    fos_merge_respin(core, lane, dir, th, t->off, final, &r);
+    r.seq = h->origin + (uint32_t)final;
+    r.changed = r.changed || r.seq != fos_be32(th + 4);
+    if (r.acks && w->acked && r.q < w->acked_in && r.final != w->acked_out && fos_edits_count(&lane->way[!dir].sent)) {
+        r.final = w->acked_out < r.final ? w->acked_out : r.final;
+        r.ack = fos_half_of(core, lane->index, !dir)->origin + (uint32_t)r.final;
+        r.changed = r.changed || r.ack != fos_be32(th + 8);
+    }
+    int pure = !t->paylen && !(t->tcp_flags & (FOS_TCP_SYN | FOS_TCP_FIN | FOS_TCP_RST));
+    if (pure && r.acks && w->acked && r.q > w->acked_in && r.final == w->acked_out && !r.edge_count) {
+        w->acked_in = r.q;
+        FOS_COUNT(&core->counters, merged_acks_dropped);
+        return;
+    }
+    uint64_t e = off + t->paylen;
+    uint32_t first = off ? fos_edits_above(&w->sent, off - 1) : w->sent.first;
+    int inside = t->paylen && ((first < w->sent.end && w->sent.items[first].pos < e) ||
+                               (first > w->sent.first && w->sent.items[first - 1].pos + w->sent.items[first - 1].removed > off));
+    if (t->paylen && w->sent.delta && first == w->sent.first && fos_edits_count(&w->sent) >= FOS_EDITS_KEPT && off < w->sent.items[first].pos) {
+        FOS_COUNT(&core->counters, merged_stale);   /* what stood here was forgotten: its receiver has it */
+        return;
+    }
+    if (inside) {
+        fos_seg segs[FOS_MERGE_SEGS];
+        uint64_t total;
+        if (t->payload + t->paylen > t->captured) { FOS_COUNT(&core->counters, merged_stale); return; }
+        /* Bytes inserted in front of its first byte left with the packet before, or with it: the map says after. */
+        while (first < w->sent.end && w->sent.items[first].pos == off && !w->sent.items[first].removed) first++;
+        uint32_t count = fos_merge_segs(&w->sent, first, off, e, t->frame + t->payload, segs, &total);
+        if (!total && !(t->tcp_flags & FOS_TCP_FIN)) FOS_COUNT(&core->counters, merged_emptied);
+        else fos_merge_build(core, lane, dir, t->frame, t->captured, t->l3, t->l4, &r, t->tcp_flags, segs, count, total, t->paylen, ts,
+                             t->link, t->iface);
+    } else if (r.changed) fos_merge_rewrite(core, t->frame, t->captured, t->wire, t->l3, t->l4, &r, ts, t->link, t->iface);
+    else {
+        FOS_COUNT(&core->counters, merged_unchanged);
+        fos_merge_send(core, t->frame, t->captured, t->wire, ts, t->link, t->iface);
+    }
+    fos_merge_note(core, lane, dir, t->frame, t->l3, t->l4, t->l4 + fos_tcp_header_len(th), &r);
+}
+
+/* ---- what may leave -------------------------------------------------------------------------------- */
+
+/* Is there a unit in direction dir, come before packet `number`, with bytes below `off`, that has not left? */
+FOS_INLINE int fos_merge_awaits(const fos_core *core, const fos_lane *lane, int dir, uint64_t off, uint64_t number) {
+    const fos_way *w = &lane->way[dir];
+    const fos_stream *s = fos_half_of(core, lane->index, dir)->stream;
+    const fos_unit *u = s ? fos_stream_unit(s, w->next_unit) : NULL;
+    return u && u->packet < number && u->off < off;
+}
+
+/* May a packet with this header leave, as far as the bytes that it acknowledges go? */
+FOS_INLINE int fos_merge_ack_clear(const fos_core *core, const fos_lane *lane, int dir, const uint8_t *th, uint64_t number) {
+    const fos_half *other = fos_half_of(core, lane->index, !dir);
+    if (!(th[13] & FOS_TCP_ACK) || !(other->flags & FOS_HALF_STARTED)) return 1;
+    uint64_t q = fos_raw_offset(other, fos_be32(th + 8), lane->way[!dir].gone);
+    return q > (uint64_t)1 << 62 || !fos_merge_awaits(core, lane, !dir, q, number);
+}
+
+/* A FIN that came ahead of earlier bytes: the frame is that of the packet that completed them. */
+FOS_INLINE int fos_unit_is_told(const fos_unit *u) {
+    return u->kind == FOS_UNIT_FIN && !(u->frame[u->l4 + 13] & FOS_TCP_FIN);
+}
+
+/* A SYN whose data was edited, or is held, leaves without it: the data follows. */
+static int fos_merge_bare_syn(fos_core *core, fos_lane *lane, int dir, const fos_unit *u, int64_t ts) {
+    fos_way *w = &lane->way[dir];
+    fos_respun r = {.seq = fos_be32(u->frame + u->l4 + 4), .ack = fos_be32(u->frame + u->l4 + 8)};
+    fos_merge_build(core, lane, dir, u->frame, u->captured, u->l3, u->l4, &r, (uint8_t)(u->frame[u->l4 + 13] & ~FOS_TCP_FIN), NULL, 0, 0, 0,
+                    ts, w->link, w->iface);
+    w->next_unit++;
+    return 1;
+}
+
+/* Send the next unit of a direction if it may leave: 1, else 0. */
+static int fos_merge_next_unit(fos_core *core, fos_lane *lane, int dir, uint64_t limit, uint64_t number, int64_t ts) {
+    fos_way *w = &lane->way[dir];
+    const fos_conn *c = &core->table.conns[lane->index];
+    const fos_stream *s = fos_half_of(core, lane->index, dir)->stream;
+    const fos_unit *u = s ? fos_stream_unit(s, w->next_unit) : NULL;
+    if (!u || u->packet > number || u->off + u->len > limit) return 0;
+    const fos_unit *fin = NULL, *data = NULL;
+    int tcp = c->key.proto == FOS_PROTO_TCP && !core->plans[c->flow].packets;
+    if (u->kind == FOS_UNIT_GAP) {
+        if (fos_merge_take(core, lane, dir, u->off + u->len, !tcp) < 0) return 0;
+    } else if (!u->frame || fos_unit_is_told(u) || (u->off < w->passed && (u->flags & FOS_UNIT_WAITED))) {
+        ;                                     /* no packet brought it, or it left when it came, or leaves by itself */
+    } else if (tcp) {
+        if (!fos_merge_ack_clear(core, lane, dir, u->frame + u->l4, u->packet)) return 0;
+        if (u->kind == FOS_UNIT_DATA) {
+            fin = fos_stream_unit(s, w->next_unit + 1);
+            if (fin && (fin->kind != FOS_UNIT_FIN || !(u->frame[u->l4 + 13] & FOS_TCP_FIN) || fin->packet > number)) fin = NULL;
+        } else if (u->kind == FOS_UNIT_SYN) {  /* data that came with it leaves with it */
+            data = fos_stream_unit(s, w->next_unit + 1);
+            if (data && (data->kind != FOS_UNIT_DATA || data->packet != u->packet || data->off)) data = NULL;
+            const fos_edits *edits = fos_way_edits(w, lane->stage_count);
+            if (data && (data->len > limit || (edits && fos_edits_count(edits) && edits->items[edits->first].pos <= data->len)))
+                return fos_merge_bare_syn(core, lane, dir, u, ts > u->ts ? ts : u->ts);
+        }
+        fos_merge_tcp_unit(core, lane, dir, u, fin, ts > u->ts ? ts : u->ts);
+        if (data) u = data;
+    } else fos_merge_datagram(core, lane, dir, u, ts > u->ts ? ts : u->ts);
+    w->gone = u->off + u->len;
+    w->next_unit += fin || data ? 2 : 1;
+    return 1;
+}
+
+static int fos_merge_next_parked(fos_core *core, fos_lane *lane, int dir, uint64_t number, int64_t ts, int force) {
+    fos_way *w = &lane->way[dir];
+    fos_parked *p = w->first;
+    if (!p || p->packet.number > number) return 0;
+    fos_transit *t = &p->packet;
+    const fos_half *half = fos_half_of(core, lane->index, dir);
+    if ((t->flags & (FOS_TRANSIT_TCP | FOS_TRANSIT_OFF)) == FOS_TRANSIT_TCP && !(t->tcp_flags & FOS_TCP_SYN)) {
+        if (half->flags & FOS_HALF_STARTED) { /* where its stream begins was not known when it came */
+            t->off = (int64_t)fos_raw_offset(half, fos_be32(t->frame + t->l4 + 4), w->gone);
+            t->flags |= FOS_TRANSIT_OFF;
+        } else if (t->paylen && !force) return 0;
+    }
+    if (!force) {
+        if ((t->flags & FOS_TRANSIT_OFF) && fos_merge_awaits(core, lane, dir, (uint64_t)t->off, t->number) && t->off > 0) return 0;
+        /* A repetition of bytes that wait goes behind them. */
+        const fos_half *h = fos_half_of(core, lane->index, dir);
+        if (t->flags & FOS_TRANSIT_END && lane->writes) {
+            uint64_t off = h->flags & FOS_HALF_STARTED ? fos_raw_offset(h, fos_be32(t->frame + t->l4 + 4), w->gone) : FOS_ALL;
+            if (off > w->gone) return 0;
+        }
+        if ((t->flags & FOS_TRANSIT_OFF) && t->paylen && lane->writes && t->off >= 0 && (uint64_t)t->off + t->paylen > w->gone &&
+            (h->ooo || (uint64_t)t->off + t->paylen <= h->next)) return 0;
+        if ((t->flags & FOS_TRANSIT_TCP) && !fos_merge_ack_clear(core, lane, dir, t->frame + t->l4, t->number)) return 0;
+    }
+    fos_merge_bare(core, lane, dir, t, ts > t->ts ? ts : t->ts);
+    w->first = p->next;
+    if (!w->first) w->last = NULL;
+    fos_parked_free(core, p);
+    return 1;
+}
+
+/* Send all that may leave of what came up to packet `number`; `force`: all of it. */
+static void fos_lane_drain(fos_core *core, fos_lane *lane, uint64_t number, int64_t ts, int force) {
+    int moved;
+    uint64_t limit[2];
+    for (int dir = 0; dir < 2; dir++) limit[dir] = force ? FOS_ALL : fos_way_limit(&lane->way[dir], lane->stage_count);
+    do {
+        moved = 0;
+        for (int dir = 0; dir < 2; dir++) {
+            fos_way *w = &lane->way[dir];
+            for (;;) {
+                const fos_stream *s = fos_half_of(core, lane->index, dir)->stream;
+                const fos_unit *u = s ? fos_stream_unit(s, w->next_unit) : NULL;
+                int parked_first = w->first && u && w->first->packet.number < u->packet;
+                int step = parked_first ? fos_merge_next_parked(core, lane, dir, number, ts, 0) : 0;
+                if (!step) step = fos_merge_next_unit(core, lane, dir, limit[dir], number, ts);
+                if (!step && !parked_first) step = fos_merge_next_parked(core, lane, dir, number, ts, 0);
+                if (!step) break;
+                moved = 1;
+            }
+        }
+        if (!moved && force)                  /* two directions wait for each other: time is over for both */
+            for (int dir = 0; dir < 2 && !moved; dir++) moved = fos_merge_next_parked(core, lane, dir, number, ts, 1);
+    } while (moved);
+}
+
+/* ---- the log ------------------------------------------------------------------------------------ */
+
+/* Keep a packet until it may leave. */
+static void fos_merge_park(fos_core *core, fos_lane *lane, const fos_transit *t) {
+    fos_way *w = &lane->way[t->dir];
+    fos_parked *p = fos_pool_take(&core->parked);
+    if (!p) { core->failed = 1; return; }
+    p->next = NULL;
+    p->packet = *t;
+    if (w->last) w->last->next = p;
+    else w->first = p;
+    w->last = p;
+}
+
+/* A packet that came ahead of earlier bytes, in a flow that edits: it must wait, so its connection gets a lane. */
+FOS_NOINLINE fos_lane *fos_merge_lane_at(fos_core *core, const fos_transit *t) {
+    fos_lane *lane = fos_lane_new(core, t->conn, FOS_MAX_STAGES);
+    for (int dir = 0; lane && dir < 2; dir++) {
+        const fos_stream *s = fos_half_of(core, t->conn, dir)->stream;
+        fos_way *w = &lane->way[dir];
+        const fos_unit *u;
+        while (s && (u = fos_stream_unit(s, w->next_unit)) && u->packet < t->number) {
+            w->gone = u->off + u->len;
+            if (u->kind == FOS_UNIT_FIN) w->fin_gone = 1;
+            w->next_unit++;
+        }
+    }
+    return lane;
+}
+
+static void fos_merge_entry(fos_core *core, const fos_transit *t) {
+    fos_lane *lane = t->conn ? fos_lane_of(core, t->conn) : NULL;
+    if (FOS_LIKELY(!lane)) {
+        if (FOS_UNLIKELY(t->flags & FOS_TRANSIT_AHEAD) && core->plans[core->table.conns[t->conn].flow].writes)
+            lane = fos_merge_lane_at(core, t);
+        if (FOS_LIKELY(!lane)) {
+            FOS_COUNT(&core->counters, merged_unchanged);
+            fos_merge_send(core, t->frame, t->captured, t->wire, t->ts, t->link, t->iface);
+            return;
+        }
+    }
+    lane->way[t->dir].link = t->link;
+    lane->way[t->dir].iface = t->iface;
+    fos_lane_touch(core, lane);
+    int unit = t->flags & (FOS_TRANSIT_DATA | FOS_TRANSIT_AHEAD);
+    if (!unit || ((t->flags & FOS_TRANSIT_AHEAD) && !lane->writes)) fos_merge_park(core, lane, t);
+    fos_lane_drain(core, lane, t->number, t->ts, 0);
+}
+
+/* Frames of units and parked packets that stay behind must not depend on the ring. */
+static void fos_lane_spill(fos_core *core, fos_lane *lane) {
+    for (int dir = 0; dir < 2; dir++) {
+        for (fos_parked *p = lane->way[dir].first; p; p = p->next) {
+            if (p->packet.flags & FOS_TRANSIT_BLOCK) continue;
+            fos_block *block = fos_block_new(&core->blocks, p->packet.captured);
+            if (!block) { core->failed = 1; return; }
+            memcpy(block->data, p->packet.frame, p->packet.captured);
+            p->packet.frame = block->data;
+            p->packet.flags |= FOS_TRANSIT_BLOCK;
+            FOS_COUNT(&core->counters, merged_spilled);
+        }
+    }
+}
+
+/* Nothing leaves: edits have done their duty once every later stage has read through them. */
+static void fos_lane_discard(fos_core *core, fos_lane *lane) {
+    for (int dir = 0; dir < 2; dir++) {
+        fos_way *w = &lane->way[dir];
+        uint64_t limit = fos_way_limit(w, lane->stage_count);
+        const fos_stream *s = fos_half_of(core, lane->index, dir)->stream;
+        if (limit == FOS_ALL) limit = s ? s->tail_off : w->gone;
+        for (uint32_t k = 0; k < lane->stage_count; k++) fos_edits_forget(&w->stages[k].out, &core->blocks, limit);
+        w->gone = limit;
+        w->next_unit = s ? s->head_index : 0;
+    }
+}
+
+/* After the modules: let everything leave that may. */
+static void fos_merge(fos_core *core) {
+    for (uint32_t i = 0; i < core->log.count; i++) fos_merge_entry(core, &core->log.items[i]);
+    core->log.count = 0;
+    while (core->touched_lanes) {
+        fos_lane *lane = core->touched_lanes;
+        core->touched_lanes = lane->next;
+        lane->touched = 0;
+        if (fos_list_add(&core->merged, lane->index)) core->failed = 1;
+        int over = core->table.conns[lane->index].flags & FOS_CONN_CLOSED;
+        if (core->in_line) {
+            fos_lane_drain(core, lane, FOS_ALL, core->now, over);
+            for (int dir = 0; dir < 2; dir++) fos_way_trailing(core, lane, dir, core->now);
+        } else fos_lane_discard(core, lane);
+        for (int dir = 0; dir < 2; dir++)
+            fos_way_forget(&lane->way[dir], lane->stage_count, &core->blocks, fos_way_edits(&lane->way[dir], lane->stage_count));
+        if (!core->stable) fos_lane_spill(core, lane);
+    }
+    if (core->outlets.count) fos_outlets_sync(&core->outlets);
+}
+
+#endif

@@ -9,6 +9,7 @@ memory; `step` moves what is due and must be called often.
 """
 import heapq
 import random
+import struct
 import time
 from dataclasses import dataclass, field
 
@@ -116,6 +117,7 @@ class ImpairedPort:
         self._outer_rx, self._outer_tx, self._end_rx, self._end_tx = (
             outer.rx_ring, outer.tx_ring, self._end.rx_ring, self._end.tx_ring)
         self.overflowed = 0
+        self.record = None                    # a list: (time, frame) of what passes the inner port, both ways
         for way, other in (self.inward, self.outward), (self.outward, self.inward):
             if hasattr(way.drop, "back"):     # it answers
                 way.drop.back = lambda frame, other=other: other.offer(time.monotonic(), frame)
@@ -129,11 +131,20 @@ class ImpairedPort:
         for frame in went:
             self.outward.offer(now, frame)
         inward, outward = list(self.inward.take(now)), list(self.outward.take(now))
+        if self.record is not None:
+            self.record += [(now, frame) for frame in [*inward, *went]]
         if inward:
             self.overflowed += put(self._end, self._end_tx, inward)
         if outward:
             self.overflowed += put(self.outer, self._outer_tx, outward)
         return bool(came or went or inward or outward)
+
+    def write_record(self, path):
+        """Write what was recorded as a pcap file."""
+        with open(path, "wb") as file:
+            file.write(struct.pack("<IHHiIII", 0xa1b2c3d4, 2, 4, 0, 0, 65535, 1))
+            for at, frame in self.record:
+                file.write(struct.pack("<IIII", int(at), int(at % 1 * 1e6), len(frame), len(frame)) + frame)
 
     @property
     def next_due(self):

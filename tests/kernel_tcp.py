@@ -41,6 +41,8 @@ MACS = "02:77:00:00:00:01", "02:77:00:00:00:02"
 SYSCTLS = {"ipv4.tcp_rto_min_us": 10_000, "ipv4.tcp_rto_max_ms": 1000, "ipv4.tcp_syn_linear_timeouts": 0}
 TCPI_STATE, TCPI_TOTAL_RETRANS = ("B", 0), ("I", 100)     # type and place in struct tcp_info
 TCP_CLOSE = 7
+#: A folder for captures of both sides of runs that fail, as FlowOS saw them; none without it.
+RECORD = os.environ.get("TCP_RECORD")
 fork = multiprocessing.get_context("fork")
 
 
@@ -384,6 +386,8 @@ class Network:
                 sides = [ImpairedPort(ends[0], *ways[:2], "m0"), ImpairedPort(ends[1], *ways[2:], "m1")]
             for side in [*ends, *sides]:
                 stack.callback(side.close)
+            for side in sides:
+                side.record = [] if RECORD else None
             if any(way is not None and isinstance(way.drop, Narrow) for way in impair or ()):
                 stack.callback(self.forget_mtus)
             stack.callback(middle.close)
@@ -440,8 +444,19 @@ class Network:
             difference("client", run.client.received, edited(server.content, back)),
             *(f"{role} ended with {outcome.end!r} {outcome.problem}" for role, outcome in
               (("client", run.client), ("server", run.server)) if outcome.end != "eof")]
-        assert not any(problems), "\n".join([*filter(None, problems), f"{run.seconds:.1f} s, {run.counts}"])
+        if any(problems):
+            problems += [f"{run.seconds:.1f} s, {run.counts}", *self.captures(run)]
+            raise AssertionError("\n".join(filter(None, problems)))
         return run
+
+    def captures(self, run):
+        """Write what was recorded of a failed run; yield where."""
+        number = next(self.numbers)
+        for side, end in zip(run.sides, ("client", "server")):
+            if side.record is not None:
+                path = Path(RECORD, f"{os.getpid()}-{number}-{end}.pcap")
+                side.write_record(path)
+                yield f"the {end}'s side: {path}"
 
 
 def bad_network(seed, level=1.0):

@@ -102,7 +102,8 @@ def put(port, ring, frames):
         if ring.head == ring.tail:
             lost += 1
             continue
-        ring[ring.head].data = frame
+        slot = ring[ring.head]
+        slot.data, slot.link, slot.ts = frame, 1, time.time_ns()
         ring.head += 1
     port.tx_sync()
     return lost

@@ -41,6 +41,8 @@ MACS = "02:77:00:00:00:01", "02:77:00:00:00:02"
 SYSCTLS = {"ipv4.tcp_rto_min_us": 10_000, "ipv4.tcp_rto_max_ms": 1000, "ipv4.tcp_syn_linear_timeouts": 0}
 TCPI_STATE, TCPI_TOTAL_RETRANS = ("B", 0), ("I", 100)     # type and place in struct tcp_info
 TCP_CLOSE = 7
+#: Seconds after which a run is given up.
+PATIENCE = float(os.environ.get("TCP_PATIENCE", "30"))
 #: A folder for captures of both sides of runs that fail, as FlowOS saw them; none without it.
 RECORD = os.environ.get("TCP_RECORD")
 fork = multiprocessing.get_context("fork")
@@ -366,7 +368,7 @@ class Network:
                     if not optional:
                         raise
 
-    def run(self, client, server, middle, impair=(), *, version=4, seconds=30.0, sysctls=None):
+    def run(self, client, server, middle, impair=(), *, version=4, seconds=PATIENCE, sysctls=None):
         """Have both ends carry out their programs through `middle`; returns a Run.
 
         `impair` is up to four `Impairment`s: client to middle, middle to client, server to middle, middle to

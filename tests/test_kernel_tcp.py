@@ -21,7 +21,7 @@ from flowos import Engine, Module
 from flowos.core.repack import rewrite
 
 # Random runs in the default profile; soak does 1,000 more.  TCP_SEEDS="1007 1011" repeats some of them, and
-# TCP_RECORD=FOLDER keeps captures of both sides of what fails.
+# TCP_RECORD=FOLDER keeps captures of both sides of what fails, TCP_PATIENCE=SECONDS gives up sooner.
 SEEDS = [int(seed) for seed in os.environ.get("TCP_SEEDS", "").split()] or range(30)
 
 
@@ -493,8 +493,7 @@ def random_run(network, seed, editor):
                    for each in (client, server))
     sysctls = {f"ipv4.tcp_{name}": 0 for name in ("sack", "timestamps", "window_scaling") if rng.random() < 0.15}
     middle = editor(network, (Scripted(forth, back, seed=rng.choice([None, seed])), 1))
-    network.check(client, server, forth, back, middle, bad_network(seed), version=rng.choice([4, 6]), sysctls=sysctls,
-                  seconds=60)
+    network.check(client, server, forth, back, middle, bad_network(seed), version=rng.choice([4, 6]), sysctls=sysctls)
 
 
 @pytest.mark.live

@@ -103,7 +103,7 @@ def put(port, ring, frames):
             lost += 1
             continue
         slot = ring[ring.head]
-        slot.data, slot.link, slot.ts = frame, 1, time.time_ns()
+        slot.data, slot.link, slot.ts = frame, 1, time.time_ns()     # Ethernet
         ring.head += 1
     port.tx_sync()
     return lost

@@ -23,6 +23,9 @@ from flowos.core.window cimport LEVEL_DECODER, LEVEL_TRANSPORT, Window
 from flowos.core.errors import LimitError, UsageError
 
 
+cdef uint64_t REFRAMER = 0xffffffffffffffff   # the serial of the stage that keeps messages valid
+
+
 cdef Window pooled(Core core, Attachment a, uint32_t n):
     """The n-th window of an attachment's pool."""
     cdef Window w
@@ -455,6 +458,9 @@ cdef int commit(Core core, list serving, Attachment a, Window w, bint failed) ex
             if i < done:
                 raise UsageError(f"edits overlap at {w.offset + i}: the one before ends at {w.offset + done}")
             done = j
+            if a.same_length and len(data) != <Py_ssize_t>(j - i):
+                raise UsageError(f"{a.name} changes the length of a {a.protocol} by an edit at {w.offset + i}: "
+                                 f"that takes resizes = True")
             if datagram and i == j == total:
                 if not total:
                     core.c.counters.v[FOS_C_edits_refused] += 1
@@ -723,6 +729,8 @@ cdef int forget(Core core, list serving, uint32_t index) except -1:
                 upto = st.unit
         for k in range(<int>lane.stage_count):
             least = min(least, lane.way[dir].stages[k].at.off)
+            if lane.way[dir].stages[k].serial == REFRAMER:
+                least_up = min(least_up, lane.way[dir].stages[k].unit)
         while upto > s.head_index:            # what lies at or behind the least place stays
             u = fos_stream_unit(s, upto - 1)
             if u.off + u.len <= least:

@@ -25,7 +25,7 @@ from flowos.core.flowtable cimport FlowTable
 from flowos.core.decoding cimport Decoding
 from flowos.core.journal cimport FlowWindow, flow_window, give_back
 from flowos.core.lane cimport FOS_MAX_OUTLETS, FOS_MAX_ROUTES, FOS_MAX_STAGES, FOS_STAGE_WRITES, fos_lane, fos_outlet
-from flowos.core.lending cimport commit, forget, lane_at, offer, pooled, settle, settle_gone, stage_number
+from flowos.core.lending cimport commit, forget, lane_at, offer, pooled, settle, settle_gone, stage_number, untouched
 from flowos.core.merge cimport fos_lane_of, fos_lane_touch, fos_merge
 from flowos.core.port cimport Port
 from flowos.core.reframing cimport Reframer
@@ -768,7 +768,7 @@ cdef class BaseEngine:
         cdef fos_lane *lane = fos_lane_of(c, index)
         cdef void *held = c.table.cold[index].decoding
         cdef uint32_t k
-        if conn.depth & FOS_DEPTH_SHARED or not plan.stage_count or plan.stage[plan.stage_count - 1].serial != REFRAMER:
+        if untouched(conn) or not plan.stage_count or plan.stage[plan.stage_count - 1].serial != REFRAMER:
             return 0
         if lane == NULL:                      # only what speaks the protocol is looked after
             if held == NULL or (<Decoding>held).decoder is None or (<Decoding>held).name != reframer.decoder:

@@ -51,6 +51,11 @@ cdef Decoding decoding_of(Core core, uint32_t index):
     return <Decoding>held if held != NULL else None
 
 
+cdef bint untouched(const fos_conn *conn) noexcept:
+    """What nobody edits or holds: packets in tunnels, and SCTP, whose chunks are under a checksum of the whole packet."""
+    return conn.depth & FOS_DEPTH_SHARED or conn.key.proto == 132
+
+
 cdef inline bint reads(Attachment a, Decoding decoding):
     """Does the connection's decoder make the units that the attachment works on?"""
     return decoding is not None and decoding.name == a.decoder and decoding.decoder is not None
@@ -137,7 +142,7 @@ cdef void dress(Core core, Attachment a, Window w, uint32_t index, int dir, Deco
     w.decoding = decoding
     w.protocol = a.protocol
     w.attachment = a
-    w.writes = a.writes and not conn.depth & FOS_DEPTH_SHARED
+    w.writes = a.writes and not untouched(conn)
     w.kinds = a.kinds
     w.now = core.c.now
     w.complete = ends(core, index, dir)
@@ -427,7 +432,7 @@ cdef int commit(Core core, list serving, Attachment a, Window w, bint failed) ex
     cdef uint32_t g
     cdef bint datagram = False
     cdef bytes data
-    if core.c.table.conns[w.index].depth & FOS_DEPTH_SHARED:
+    if untouched(&core.c.table.conns[w.index]):
         return 0                              # its frames left as they came, whoever holds what is in them
     if failed:
         edits = [edit for edit in edits or () if w.asked and edit[1] <= kept]
@@ -625,7 +630,7 @@ cdef int settle(Core core, list serving, Attachment a, uint32_t index, bint forc
     cdef fos_at limit
     cdef uint64_t covered
     cdef int k, dir
-    if conn.depth & FOS_DEPTH_SHARED:
+    if untouched(conn):
         return 0
     cdef bint hears = (a.classes & fos_class_of(conn.key.proto)) != 0 and not a.detached
     if lane == NULL:

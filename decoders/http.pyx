@@ -15,9 +15,13 @@ Every byte of the stream below is in exactly one unit.  Bytes are handed on wher
 a head or trailer that is cut by a piece's end is held (64 KiB at most).  Nothing is decoded:
 bodies keep their content coding.  Damage never raises; it is counted by reason.
 
-http.h reads the text; here are the machine, its limits and what Python sees of a head.
+http.h reads the text; here are the machine, its limits, what Python sees of a head, and HttpFraming,
+which keeps messages valid while a module edits their bodies.
 The file is longer than most because a decoder is one file.
 """
+import collections
+import re
+
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memchr, memcpy, memmove
@@ -100,6 +104,8 @@ cdef enum:
     PROBE_BYTES = 2048    # what a probe looks at: a request line may be long
     DECIDE_BYTES = 64     # ... but without its end, so many bytes are enough to say
     M_UNKNOWN = -1       # the request was not seen yet
+
+HEX = re.compile(rb"[ \t\r]*([0-9A-Fa-f]+)")     # as fos_http_chunk_line reads a size
 
 cdef enum:
     R_NOT_HTTP, R_RESYNC, R_HEAD_TOO_LARGE, R_TOO_MANY_FIELDS, R_BAD_FIELD, R_ODD_REQUEST_LINE
@@ -253,6 +259,553 @@ cdef int put_rest(Side *s, Piece *p) noexcept nogil:
     return put(s, p, K_OTHER, p.offset + at, p.n - at, p.data + at, 0, 0, s.message)
 
 
+# ------------------------------------------------------------------ editing: framing that stays true
+
+FRAMING_REASONS = {
+    "corrected": "messages whose Content-Length was corrected",
+    "to_chunked": "messages with a length that became chunked at the hold limit",
+    "to_chunked_unheard": "... of them requests whose server had not told its version yet",
+    "to_close": "responses with a length that became delimited by the close, at the hold limit",
+    "kept_length": "messages that passed unedited from the hold limit on: an end speaks HTTP/1.0",
+    "length_by_hand": "messages whose framing fields a module edited itself: all else passes as it is",
+    "chunks_resized": "chunks whose size line was replaced",
+    "chunks_removed": "chunks that were emptied, and went with their framing",
+    "chunks_split": "chunks that were cut at the hold limit",
+    "refused_midway": "edits refused: the head had left before editing began",
+    "refused_limit": "edits refused: the message passes unedited since the hold limit",
+    "refused_bodiless": "edits refused: the message can have no body",
+    "refused_damaged": "edits refused: the chunk framing is damaged",
+    "refused_framing": "edits refused: they lie in chunk framing",
+    "unknown_head": "messages that pass unedited because their head's bytes were not given",
+}
+
+cdef enum:
+    F_FREE           # edits pass as they are: the close delimits, or nothing is framed
+    F_LENGTH         # Content-Length: the head waits, everything is pending
+    F_CHUNKING       # had a length: each run leaves as a chunk of its own
+    F_CHUNKED        # came chunked: a chunk waits until it is whole
+    F_REFUSE         # only edits that keep the length pass
+
+cdef enum:           # where a chunked body stands
+    C_LINE, C_DATA, C_EOL, C_LAST
+
+
+class Exchange:
+    """What the two directions of a connection tell each other: requests without an answer, versions."""
+
+    def __init__(self, unanswered=0):
+        self.requests = collections.deque([None] * min(unanswered, PENDING_MAX))   # Head, None: unknown
+        self.unknown = 0                        # requests behind these, too many to remember
+        self.server_is_1_1 = None               # not heard yet
+
+    def ask(self, head):
+        """A request begins."""
+        if self.unknown or len(self.requests) == PENDING_MAX:
+            self.unknown += 1
+        else:
+            self.requests.append(head)
+
+    def answer(self, final):
+        """A response begins: give its request's Head, or None."""
+        if self.requests:
+            return self.requests.popleft() if final else self.requests[0]
+        self.unknown -= final and self.unknown > 0
+        return None
+
+
+cdef class Head:
+    """A head as the framing needs it: its text, start line and framing fields."""
+
+    cdef bytes text
+    cdef fos_http_start start
+    cdef fos_http_framing fields
+    cdef readonly bint keeps, closes            # options of Connection
+
+    def __cinit__(self, bytes text not None):
+        cdef Py_ssize_t line = text.find(b"\n") + 1
+        self.text = text
+        if line == 0 or not fos_http_start_line(&self.start, text, line, False):
+            self.start = fos_http_start(0, text[:5] == b"HTTP/", 0, 1)
+        fos_http_fields(&self.fields, text, len(text))
+        for name, value in parse_fields(text.split(b"\n")[1:]):
+            if name.lower() == b"connection":
+                options = [option.strip() for option in value.lower().split(b",")]
+                self.keeps |= b"keep-alive" in options
+                self.closes |= b"close" in options
+
+    cdef bint frames_like(self, Head other):
+        return self.fields.has_length == other.fields.has_length and self.fields.length == other.fields.length \
+            and self.fields.bad_length == other.fields.bad_length \
+            and self.fields.has_coding == other.fields.has_coding and self.fields.chunked == other.fields.chunked
+
+    cdef list with_length(self, uint64_t length):
+        """The edits that set every Content-Length."""
+        return [(at, end - at, b"%d" % length) for _, name, at, end, _ in field_places(self.text)
+                if name == b"content-length"]
+
+    cdef list without_length(self, bytes instead):
+        """The edits that put a field line in the place of what says the length."""
+        edits = []
+        for line, name, _, _, end in field_places(self.text):
+            if name == b"content-length" or name == b"transfer-encoding":   # the latter is identity
+                edits.append((line, end - line, instead))
+                instead = b""
+        return edits
+
+
+def field_places(bytes text):
+    """Yield (line, name, value, end of value, end of lines) of each field of a head: offsets."""
+    cdef Py_ssize_t at = text.find(b"\n") + 1, end, colon, value, stop
+    while 0 < at < len(text):
+        end = text.find(b"\n", at) + 1 or len(text)
+        while text[end:end + 1] in (b" ", b"\t"):
+            end = text.find(b"\n", end) + 1 or len(text)
+        colon = text.find(b":", at, end)
+        if colon >= 0:
+            value, stop = colon + 1, end
+            while value < stop and text[value] in b" \t\r\n":
+                value += 1
+            while stop > value and text[stop - 1] in b" \t\r\n":
+                stop -= 1
+            yield at, text[at:colon].rstrip(b" \t").lower(), value, stop, end
+        at = end
+
+
+def edited(bytes text, edits, uint64_t start=0):
+    """Apply edits (offset, removed, data), ascending, to bytes whose first has the offset `start`.
+
+    >>> edited(b"hello", [(0, 1, b"j"), (5, 0, b"!")])
+    b'jello!'
+    """
+    cdef uint64_t at = start
+    parts = []
+    for offset, removed, data in edits:
+        parts += text[at - start:offset - start], data
+        at = offset + removed
+    return b"".join(parts) + text[at - start:]
+
+
+class HttpFraming:
+    """Keep the messages of one direction valid while a module edits their bodies.
+
+    Feed it every unit of the direction, in order, as the module releases it, whole or in parts,
+    with the module's edits in it; it gives back the edits that are final, its own among them.
+    An edit is (offset, removed, data): at an offset of the stream below, so many bytes give way
+    to `data`; what is inserted stands in front of the byte at the offset.
+
+    Content-Length    the head waits for the whole body; the field is corrected when the body's length
+                      changed.  At the hold limit the message becomes chunked when both ends speak
+                      HTTP/1.1; else, a response after which the connection closes is delimited by
+                      that; any other passes unedited, and only edits that keep the length are taken
+    chunked           a chunk waits until it is whole; a resized one gets a new size line, without
+                      extensions; an emptied one goes.  At the hold limit it is cut in two
+    until the close   nothing needs care
+
+    Trailers stay.  So do fields that depend on the content (Content-MD5, Digest, ETag,
+    Content-Range); which of them to drop is for a module to know.  Edits in heads pass; when they
+    change the framing fields, the message is the module's own.  Nothing here raises on traffic or
+    keeps a byte of a body; `counters` says what happened, by reason of FRAMING_REASONS.
+
+    One object serves one direction; `pair` makes both.  `already_sent`: the direction's first
+    message is under way, so that edits in it are refused where they change a length.
+
+    >>> framing = HttpFraming()
+    >>> head = b"HTTP/1.1 200 OK\\r\\nContent-Length: 5\\r\\n\\r\\n"
+    >>> framing.take(RESPONSE, 0, 38, 0, [], head)
+    ([], 0)
+    >>> framing.take(BODY, 38, 43, 0, [(43, 0, b" world")])
+    ([], 0)
+    >>> framing.take(END, 43, 43, 0, [])
+    ([(33, 1, b'11'), (43, 0, b' world')], 43)
+    """
+
+    def __init__(self, exchange=None, already_sent=False):
+        self.exchange = exchange or Exchange()
+        self.counters = {}
+        self.covered = 0            # everything below is final
+        self.final = []             # edits that are, since the last call
+        self.at = 0                 # end of what was taken
+        self.why = "refused_midway"
+        self.reset(F_REFUSE if already_sent else F_FREE)
+
+    @classmethod
+    def pair(cls, already_sent=(False, False), unanswered=0):
+        """Make the objects of a connection's two directions, which know each other.
+
+        `unanswered` counts requests whose heads went by before, and wait for their response.
+        """
+        exchange = Exchange(unanswered)
+        return cls(exchange, already_sent[0]), cls(exchange, already_sent[1])
+
+    @property
+    def holding(self):
+        """Whether something waits that `limit` would let go."""
+        return self.mode == F_LENGTH or self.mode == F_CHUNKED and self.chunk == C_DATA \
+            and self.n > 0 and not self.split
+
+    def reset(self, int mode):
+        """Begin a message, or the time between two."""
+        self.mode = mode
+        self.head = None            # Head, while it waits
+        self.start = 0              # ... its offset
+        self.head_edits = []
+        self.edits = []             # of the body, pending
+        self.delta = 0              # what they add
+        self.n = 0                  # bytes of the body so far; chunked: of the chunk
+        self.asked = None           # a response's request: Head, or None
+        self.open = False           # a chunk was sent whose line end is due
+        self.chunk = C_LINE
+        self.line = b""
+        self.line_at = 0
+        self.size = 0
+        self.split = False
+
+    # -- the calls of the system
+
+    def take(self, int kind, start, end, message, edits=(), data=None, peer_head=None):
+        """Take the next unit, or part of a body unit, and the module's edits in it.
+
+        `data`: the bytes of a head or framing unit; `peer_head`: the request's head, for a response
+        whose pair does not know it.  Edits lie in [start, end], in ascending order.
+        `message` is the unit's number; the order of units says as much, so it is not looked at.
+        Returns (edits, covered): what became final, in ascending order, and the offset up to which
+        the stream may leave.  Edits have offsets up to `covered`, where one still goes out with
+        what is before it; a later one at the same offset follows it.
+        """
+        edits = list(edits)
+        if kind == K_REQUEST or kind == K_RESPONSE:
+            self.settle()
+            self.at = end
+            self.begin(start, end, edits, data, kind == K_RESPONSE, peer_head)
+            return self.given()
+        self.at = end
+        if kind == K_END:
+            self.settle(edits, True)
+        elif kind == K_BODY or kind == FOS_UNIT_GAP:
+            self.take_body(start, end, edits)
+        elif self.mode == F_CHUNKED and kind == K_FRAMING:
+            self.count("refused_framing", len(edits))
+            self.take_framing(start, data)
+        elif self.mode == F_CHUNKED and self.chunk == C_LAST:
+            self.edits += edits                 # the trailer leaves with the end
+        elif self.mode == F_FREE:
+            self.let(edits, end)
+        elif self.mode == F_REFUSE:
+            self.let(self.fitting(edits, self.why), end)
+        else:
+            self.count("refused_framing", len(edits))
+        return self.given()
+
+    def limit(self):
+        """Decide now: the hold limit was hit.  Returns what `take` returns.
+
+        Where only framing waits for its own rest (part of a size line, the end of the last chunk) there
+        is nothing to decide, and `covered` stays: without that rest its receiver could do nothing either.
+        """
+        if self.mode == F_LENGTH:
+            self.leave_length()
+        elif self.mode == F_CHUNKED and self.chunk == C_DATA and self.n and not self.split:
+            self.split = True
+            self.count("chunks_split")
+            self.put_chunk(self.n + self.delta)
+        return self.given()
+
+    def finish(self):
+        """The stream ends here: whatever is pending becomes final.  Returns what `take` returns."""
+        self.settle()
+        return self.given()
+
+    # -- what they share
+
+    def count(self, reason, n=1):
+        if n:
+            self.counters[reason] = self.counters.get(reason, 0) + n
+
+    def given(self):
+        """Hand over what became final, edits at one offset made one."""
+        result, before = [], None               # before: the last edit, while it only inserts
+        for offset, removed, data in self.final:
+            if not removed and not data:
+                continue
+            if before is not None and before[0] == offset:
+                result.pop()
+                data = before[2] + data
+            before = None if removed else (offset, 0, data)
+            result.append((offset, removed, data))
+        self.final = []
+        return result, self.covered
+
+    def let(self, edits, end):
+        """Make edits and all up to `end` final."""
+        self.final += edits
+        self.covered = end
+
+    def fitting(self, edits, reason):
+        """Of edits, those that keep the length; the others are counted."""
+        kept = [edit for edit in edits if edit[1] == len(edit[2])]
+        self.count(reason, len(edits) - len(kept))
+        return kept
+
+    # -- heads
+
+    def begin(self, start, end, edits, data, response, peer_head):
+        """A head: how its message is framed decides what is to be done (RFC 9112 section 6.3)."""
+        cdef Head head, asked = None, by_hand
+        cdef bint bodiless = False
+        self.reset(F_FREE)
+        if data is None:
+            self.count("unknown_head")
+            if not response:
+                self.exchange.ask(None)
+            self.refuse("refused_limit", edits, end)
+            return
+        head = Head(bytes(data))
+        self.head, self.start, self.head_edits = head, start, edits
+        if response:
+            self.exchange.server_is_1_1 = bool(head.start.is_1_1)
+            asked = self.exchange.answer(head.start.value >= 200 or head.start.value == 101)
+            if peer_head is not None:
+                asked = Head(bytes(peer_head))
+            self.asked = asked
+            bodiless = head.start.value < 200 or head.start.value == 204 or head.start.value == 304
+            if asked is not None:
+                bodiless |= asked.start.value == FOS_HTTP_HEAD \
+                    or asked.start.value == FOS_HTTP_CONNECT and head.start.value < 300
+        else:
+            asked = Head(head.text)
+            asked.text = b""                    # only its start line and options are remembered
+            self.exchange.ask(asked)
+        if edits:
+            by_hand = Head(edited(head.text, edits, start))
+            if not by_hand.frames_like(head):
+                self.count("length_by_hand")
+                self.let(edits, end)
+                return
+        if bodiless:
+            self.refuse("refused_bodiless", edits, end)
+        elif head.fields.has_coding and head.fields.chunked:
+            self.mode = F_CHUNKED
+            self.let(edits, end)
+        elif head.fields.has_coding or head.fields.bad_length or not head.fields.has_length:
+            self.let(edits, end)
+            if not response:
+                self.refuse("refused_bodiless", [], end)
+        else:
+            self.mode = F_LENGTH
+            self.size = head.fields.length
+
+    def refuse(self, reason, edits, end):
+        """Let all go up to `end`; from there on only edits that keep the length pass."""
+        self.mode = F_REFUSE
+        self.why = reason
+        self.let(edits, end)
+
+    def put_head(self, list own):
+        """Make the head final, with the module's edits and our own."""
+        cdef Head head = self.head
+        if self.head_edits and own:
+            text = edited(edited(head.text, self.head_edits, self.start), own)
+            self.final.append((self.start, len(head.text), text))
+        else:
+            self.final += self.head_edits or [(self.start + at, removed, data) for at, removed, data in own]
+
+    def head_to_edit(self):
+        """The head as the module leaves it: what our own edits of it refer to."""
+        cdef Head head = self.head
+        return Head(edited(head.text, self.head_edits, self.start)) if self.head_edits else head
+
+    # -- a message with a length
+
+    def take_body(self, start, end, edits):
+        if self.mode == F_LENGTH:
+            self.n += end - start
+            self.pend(edits)
+        elif self.mode == F_CHUNKING:
+            self.n += end - start
+            self.put_run(start, end - start, edits)
+            self.covered = end
+        elif self.mode == F_CHUNKED:
+            self.take_chunk(start, end, edits)
+        elif self.mode == F_REFUSE:
+            self.let(self.fitting(edits, self.why), end)
+        else:
+            self.let(edits, end)
+
+    def pend(self, edits):
+        self.edits += edits
+        self.delta += sum([len(data) - removed for _, removed, data in edits])
+
+    def put_run(self, start, n, edits):
+        """Send a run of body bytes as a chunk of its own; its line end comes with what follows."""
+        n += sum([len(data) - removed for _, removed, data in edits])
+        if n:
+            self.final.append((start, 0, (b"\r\n%x\r\n" if self.open else b"%x\r\n") % n))
+            self.open = True
+        self.final += edits
+
+    def leave_length(self):
+        """The body is too long to wait for: frame it another way, or edit no more."""
+        cdef Head head = self.head, asked = self.asked, to_edit
+        if head.start.response:
+            heard = asked is not None and asked.start.is_1_1
+            closes = self.closes_after(head, asked)
+        else:
+            heard, closes = self.exchange.server_is_1_1 is not False, False
+        to_edit = self.head_to_edit()
+        first = self.start + len(head.text)
+        if heard and head.start.is_1_1:
+            self.count("to_chunked")
+            self.count("to_chunked_unheard", not head.start.response and self.exchange.server_is_1_1 is None)
+            self.put_head(to_edit.without_length(b"Transfer-Encoding: chunked\r\n"))
+            self.mode = F_CHUNKING
+            self.put_run(first, self.n, self.edits)
+        elif closes:
+            self.count("to_close")
+            self.put_head(to_edit.without_length(b""))
+            self.mode = F_FREE
+            self.final += self.edits
+        else:
+            self.count("kept_length")
+            self.put_head([])
+            self.mode = F_REFUSE
+            self.why = "refused_limit"
+            self.final += self.fitting(self.edits, self.why)
+        self.edits, self.delta = [], 0
+        self.covered = self.at
+
+    def closes_after(self, Head head, Head asked):
+        """Whether the connection closes after a response (RFC 9112 section 9.3); its request may be unknown."""
+        cdef bint asked_1_1 = asked is None or asked.start.is_1_1
+        if head.closes or asked is not None and asked.closes:
+            return True
+        if head.start.is_1_1 and asked_1_1:
+            return False
+        return not (head.keeps and (asked_1_1 or asked.keeps))
+
+    # -- a chunked message
+
+    def take_framing(self, start, data):
+        """Line ends, size lines, and what ends the body: read them, and hold a size line."""
+        cdef bytes left = b"" if data is None else bytes(data)
+        cdef Py_ssize_t n
+        if not left and self.at > start:
+            self.give_up()
+        while left and self.chunk != C_LAST:
+            n = left.find(b"\n") + 1 or len(left)
+            if self.chunk == C_DATA:                    # shorter than its line said
+                self.give_up()
+                return
+            if self.chunk == C_EOL:
+                self.let([] if self.open else [(start, n, b"")], start + n)
+                if left[n - 1] == 10:
+                    self.open = False
+                    self.chunk = C_LINE
+            else:
+                self.line_at = self.line_at if self.line else start
+                self.line += left[:n]
+                if left[n - 1] == 10:
+                    self.read_line()
+            start += n
+            left = left[n:]
+
+    def read_line(self):
+        """A size line is whole."""
+        digits = HEX.match(self.line)
+        if not digits:
+            self.give_up()
+            return
+        self.size = int(digits[1], 16)
+        self.n = self.delta = 0
+        self.edits = []
+        self.split = False
+        self.chunk = C_DATA if self.size else C_LAST
+
+    def take_chunk(self, start, end, edits):
+        if self.chunk != C_DATA:
+            self.give_up()
+        if self.mode != F_CHUNKED:
+            self.let(self.fitting(edits, self.why), end)
+            return
+        self.n += end - start
+        if self.split:
+            self.put_run(start, end - start, edits)
+            self.covered = end
+        else:
+            self.pend(edits)
+        if self.n >= self.size:
+            if not self.split:
+                self.put_chunk(self.n + self.delta)
+            self.chunk = C_EOL
+
+    def put_chunk(self, n):
+        """Make a chunk final, of n bytes as edited; its size line with it."""
+        line = self.line
+        if n == 0:
+            line = b""
+            self.count("chunks_removed", not self.split)
+        elif self.edits or self.split:
+            line = b"%x\r\n" % n
+            self.count("chunks_resized", not self.split and n != self.size)
+        if line != self.line:
+            self.final.append((self.line_at, len(self.line), line))
+        self.open = n > 0
+        self.line = b""
+        self.let(self.edits, self.at)
+        self.edits, self.delta = [], 0
+
+    def give_up(self):
+        """The framing is not what it should be: what is left of the message passes unedited."""
+        if self.chunk == C_DATA and not self.split:
+            self.put_chunk(self.size + self.delta)
+        self.mode = F_REFUSE
+        self.why = "refused_damaged"
+        self.covered = self.at
+
+    # -- the end of a message
+
+    def settle(self, edits=(), ended=False):
+        """The message is over, or the stream is: make all final.  `edits` are the module's at its end."""
+        if self.mode == F_LENGTH:
+            self.pend(edits)
+            self.settle_length()
+        elif self.mode == F_CHUNKING:
+            self.put_run(self.at, 0, edits)
+            if ended and self.n >= self.size:   # a message that was cut stays cut
+                self.final.append((self.at, 0, b"\r\n0\r\n\r\n" if self.open else b"0\r\n\r\n"))
+        elif self.mode == F_CHUNKED:
+            self.settle_chunked(edits)
+        elif self.mode == F_REFUSE:
+            self.final += self.fitting(edits, self.why)
+        else:
+            self.final += edits
+        self.covered = max(self.covered, self.at)
+        if ended:
+            self.reset(F_FREE)
+
+    def settle_length(self):
+        """The whole body is in hand: correct the head if its length changed."""
+        cdef Head to_edit = self.head_to_edit()
+        own = []
+        if self.delta:
+            self.count("corrected")
+            own = to_edit.with_length(max(0, self.size + self.delta))
+        self.put_head(own)
+        self.final += self.edits
+
+    def settle_chunked(self, edits):
+        """A chunked message is over; what the module adds at its end goes in front of the last chunk."""
+        data = b"".join([data for _, _, data in edits])
+        if self.chunk == C_LAST:
+            if data:
+                self.final.append((self.line_at, 0, b"%x\r\n%s\r\n" % (len(data), data)))
+            self.final += self.edits
+        elif self.chunk == C_DATA and not self.split:   # cut: as much is missing as before
+            self.pend(edits)
+            self.put_chunk(self.size + self.delta)
+        else:
+            self.count("refused_damaged", len(edits))
+
+
 # ------------------------------------------------------------------ the decoder
 
 cdef class HttpDecoder(Decoder):
@@ -275,6 +828,7 @@ cdef class HttpDecoder(Decoder):
 
     name = "http"
     over = ("tcp", "sctp")
+    framing = HttpFraming
 
     cdef Side side[2]
     cdef uint32_t reasons[R_COUNT]

@@ -14,6 +14,8 @@ is decrypted.  Records pass by as their bytes come.  Only a hello is held until 
 Every byte of the stream below is in exactly one unit.  Damage never raises; it is counted.
 The file is long because finding a hello and reading it are both one decoder's work.
 """
+import hashlib
+
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
@@ -493,6 +495,8 @@ cdef class TlsHello:
     groups, signature_algorithms, point_formats    of these extensions
     random, session_id    bytes
     retry         a server's HelloRetryRequest
+    ja4           a client's fingerprint by JA4, "t13d1516h2_8daaf6152771_e5627efa2ab1"; a server's is None
+    ja3           the older fingerprint: JA3 of a client, JA3S of a server
     damaged       the message is cut or contradicts itself; what was read before stands
     """
 
@@ -503,6 +507,7 @@ cdef class TlsHello:
     cdef readonly object cipher
     cdef readonly bytes random, session_id
     cdef readonly bint damaged
+    cdef bytes first_alpn           # as sent: JA4 looks at its bytes
 
     @property
     def versions(self):
@@ -514,8 +519,59 @@ cdef class TlsHello:
         """Whether this is a HelloRetryRequest: RFC 8446 section 4.1.3 fixes its random."""
         return self.kind == "server" and self.random == RETRY
 
+    @property
+    def ja4(self):
+        """The client's fingerprint by FoxIO's JA4 (technical_details/JA4.md there); None for a server.
+
+        Clients that differ in the order of their extensions alone, as browsers shuffle it, are alike.
+        """
+        if self.kind != "client":
+            return None
+        ciphers = hexes(self.ciphers)
+        extensions = hexes(self.extensions)
+        version = max([code for code in self.version_codes if not is_grease(code)], default=self.version)
+        told = sorted([code for code in extensions if code not in ("0000", "0010")])
+        algorithms = hexes(self.signature_algorithms)
+        return (f"t{JA4_VERSIONS.get(version, '00')}{'d' if '0000' in extensions else 'i'}"
+                f"{min(len(ciphers), 99):02}{min(len(extensions), 99):02}{ends(self.first_alpn)}"
+                f"_{short_hash(','.join(sorted(ciphers)))}"
+                f"_{short_hash('_'.join([','.join(told)] + [','.join(algorithms)] * bool(algorithms)))}")
+
+    @property
+    def ja3(self):
+        """The MD5 of version, ciphers, extensions and, of a client, groups and point formats, as JA3 joins them."""
+        fields = [self.ciphers, self.extensions, self.groups] if self.kind == "client" else [
+            [] if self.cipher is None else [self.cipher], self.extensions]
+        parts = [str(self.version)]
+        for field in fields:
+            parts.append("-".join([str(code) for code in field if not is_grease(code)]))
+        if self.kind == "client":
+            parts.append("-".join([str(code) for code in self.point_formats]))
+        return hashlib.md5(",".join(parts).encode(), usedforsecurity=False).hexdigest()
+
     def __repr__(self):
         return f"<TlsHello {self.kind} {self.sni or ''} {'/'.join(self.versions)}>"
+
+
+JA4_VERSIONS = {0x0002: "s2", 0x0300: "s3", 0x0301: "10", 0x0302: "11", 0x0303: "12", 0x0304: "13"}
+
+
+cdef list hexes(list numbers):
+    """Codes as JA4 writes them, without GREASE."""
+    return [f"{code:04x}" for code in numbers if not is_grease(code)]
+
+
+cdef str ends(bytes name):
+    """JA4's two characters of the first protocol offered: its own, or those of its hexadecimal form."""
+    if not name:
+        return "00"
+    if not (name[:1].isalnum() and name[len(name) - 1:].isalnum()):     # of bytes: ASCII alone
+        name = name.hex().encode()
+    return chr(name[0]) + chr(name[len(name) - 1])
+
+
+cdef str short_hash(str text):
+    return hashlib.sha256(text.encode()).hexdigest()[:12] if text else "0" * 12
 
 
 RETRY = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
@@ -556,6 +612,7 @@ cdef int read_extension(TlsHello hello, int number, fos_cursor c) except -1:
         while fos_cur_left(&entries):
             name = take(&entries, fos_cur_u8(&entries))
             if fos_cur_ok(&entries):
+                hello.first_alpn = hello.first_alpn if hello.alpn else name
                 hello.alpn.append(text(name))
         return fos_cur_ok(&c) and fos_cur_ok(&entries)
     if number == 43 and client:

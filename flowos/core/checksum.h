@@ -55,6 +55,7 @@ FOS_INLINE uint32_t fos_sum_of16(uint32_t v) { return __builtin_bswap16((uint16_
 
 /* Update the checksum at `at` for bytes that summed to `before` and now sum to `after`: ~(~HC + ~m + m'). */
 FOS_INLINE void fos_csum_update(uint8_t *at, uint32_t before, uint32_t after) {
+    if (before == after) return;              /* the formula would turn a (wrong) 0xffff into 0 */
     uint64_t sum = (uint64_t)(uint16_t)~fos_csum_load(at) + (uint16_t)~before + after;
     fos_csum_store(at, ~fos_fold(sum));
 }

@@ -705,7 +705,8 @@ cdef class BaseEngine:
                         a.process(a.pool[i - 1])
                         taken = i
                         w = <Window>a.pool[i - 1]
-                        if w.edits is not None or w.asked or w.by_offset:
+                        if w.edits is not None or w.asked or w.by_offset or (
+                                self.core.c.lane_count and fos_lane_of(self.core.c, w.index) != NULL):
                             self._take(a, w, False)
                 except BaseException as error:
                     self._fault(a, error)

@@ -134,7 +134,10 @@ static int fos_merge_take(fos_core *core, fos_lane *lane, int dir, uint64_t end,
     fos_edits *from = fos_way_edits(w, lane->stage_count);
     int n = 0;
     while (from && fos_edits_count(from) && fos_merge_due(lane, w, &from->items[from->first], end, datagram)) {
-        if (fos_edits_give(&w->sent, fos_edits_take(from))) { core->failed = 1; return -1; }
+        fos_edit edit = fos_edits_take(from);
+        for (uint32_t k = lane->stage_count; k-- && !(w->stages[k].flags & FOS_STAGE_WRITES);)   /* they stood behind it */
+            if (w->stages[k].at.off == edit.pos) w->stages[k].at.skip -= edit.inserted;
+        if (fos_edits_give(&w->sent, edit)) { core->failed = 1; return -1; }
         n++;
     }
     return n;
@@ -214,9 +217,9 @@ static void fos_merge_build(fos_core *core, const fos_lane *lane, int dir, const
                           .link = link, .ip_id_add = made, .segs = segs, .seg_count = count, .skip = at, .n = part,
                           .fields = fos_merge_fields(r)};
         job.fields.set |= FOS_SET_FLAGS;
-        job.fields.seq += (uint32_t)at + (at && (flags & FOS_TCP_SYN));
+        job.fields.seq += (uint32_t)at;
+        if (flags & FOS_TCP_ACK) job.fields.set |= FOS_SET_ACK;
         job.fields.tcp_flags = at + part == n ? flags : (uint8_t)(flags & ~(FOS_TCP_FIN | FOS_TCP_PSH));
-        if (at) job.fields.tcp_flags &= (uint8_t)~FOS_TCP_SYN;
         uint32_t size = fos_repack_build(&job, out, FOS_SCRATCH_FRAME);
         if (!size) { FOS_COUNT(&core->counters, merged_oversize); return; }
         if (made) FOS_COUNT(&core->counters, merged_made);
@@ -239,7 +242,7 @@ static uint32_t fos_ip_end(const uint8_t *frame, uint32_t l3, uint32_t captured)
 }
 
 /* A unit of TCP's stream leaves: its bytes with their edits, and a FIN that came in the same packet. */
-static void fos_merge_tcp_unit(fos_core *core, fos_lane *lane, int dir, const fos_unit *u, const fos_unit *fin, int syn, int64_t ts) {
+static void fos_merge_tcp_unit(fos_core *core, fos_lane *lane, int dir, const fos_unit *u, const fos_unit *fin, int64_t ts) {
     fos_way *w = &lane->way[dir];
     const uint8_t *th = u->frame + u->l4;
     uint64_t s = u->off, e = u->off + u->len, total = u->len;
@@ -254,7 +257,7 @@ static void fos_merge_tcp_unit(fos_core *core, fos_lane *lane, int dir, const fo
     /* The header's sequence number is that of its packet's first byte, which may lie before this unit's. */
     fos_merge_respin(core, lane, dir, th, header_off, u->kind == FOS_UNIT_SYN ? (uint64_t)-1 : final, &r);
     const fos_half *h = fos_half_of(core, lane->index, dir);
-    if (u->kind != FOS_UNIT_SYN) r.seq = h->origin + (uint32_t)final - (uint32_t)syn;
+    if (u->kind != FOS_UNIT_SYN) r.seq = h->origin + (uint32_t)final;
     uint32_t end = fos_ip_end(u->frame, u->l3, u->captured);
     uint32_t hl = fos_tcp_header_len(th);
     int has_fin = (th[13] & FOS_TCP_FIN) != 0;
@@ -270,7 +273,11 @@ static void fos_merge_tcp_unit(fos_core *core, fos_lane *lane, int dir, const fo
     } else {
         fos_seg segs[FOS_MERGE_SEGS];
         uint32_t count = fos_merge_segs(&w->sent, first, s, e, u->frame + u->payload, segs, &total);
-        uint8_t flags = (uint8_t)(th[13] & ~(FOS_TCP_FIN | (syn || u->kind == FOS_UNIT_SYN ? 0 : FOS_TCP_SYN)));
+        uint8_t flags = (uint8_t)(th[13] & ~(FOS_TCP_FIN | FOS_TCP_SYN));
+        if ((th[13] & (FOS_TCP_SYN | FOS_TCP_ACK)) == FOS_TCP_SYN && w->acked) {   /* it came with the SYN, but leaves behind it */
+            flags |= FOS_TCP_ACK;
+            r.ack = fos_half_of(core, lane->index, !dir)->origin + (uint32_t)w->acked_out;
+        }
         if (fin || u->kind == FOS_UNIT_FIN) flags |= FOS_TCP_FIN;
         int news = r.acks && (!w->acked || r.final > w->acked_out);
         if (!total && !(flags & (FOS_TCP_FIN | FOS_TCP_SYN | FOS_TCP_RST)) && !news) FOS_COUNT(&core->counters, merged_emptied);
@@ -424,6 +431,16 @@ FOS_INLINE int fos_unit_is_told(const fos_unit *u) {
     return u->kind == FOS_UNIT_FIN && !(u->frame[u->l4 + 13] & FOS_TCP_FIN);
 }
 
+/* A SYN whose data was edited, or is held, leaves without it: the data follows. */
+static int fos_merge_bare_syn(fos_core *core, fos_lane *lane, int dir, const fos_unit *u, int64_t ts) {
+    fos_way *w = &lane->way[dir];
+    fos_respun r = {.seq = fos_be32(u->frame + u->l4 + 4), .ack = fos_be32(u->frame + u->l4 + 8)};
+    fos_merge_build(core, lane, dir, u->frame, u->captured, u->l3, u->l4, &r, (uint8_t)(u->frame[u->l4 + 13] & ~FOS_TCP_FIN), NULL, 0, 0, 0,
+                    ts, w->link, w->iface);
+    w->next_unit++;
+    return 1;
+}
+
 /* Send the next unit of a direction if it may leave: 1, else 0. */
 static int fos_merge_next_unit(fos_core *core, fos_lane *lane, int dir, uint64_t limit, uint64_t number, int64_t ts) {
     fos_way *w = &lane->way[dir];
@@ -445,10 +462,12 @@ static int fos_merge_next_unit(fos_core *core, fos_lane *lane, int dir, uint64_t
         } else if (u->kind == FOS_UNIT_SYN) {  /* data that came with it leaves with it */
             data = fos_stream_unit(s, w->next_unit + 1);
             if (data && (data->kind != FOS_UNIT_DATA || data->packet != u->packet || data->off)) data = NULL;
-            if (data && data->len > limit) return 0;
+            const fos_edits *edits = fos_way_edits(w, lane->stage_count);
+            if (data && (data->len > limit || (edits && fos_edits_count(edits) && edits->items[edits->first].pos <= data->len)))
+                return fos_merge_bare_syn(core, lane, dir, u, ts > u->ts ? ts : u->ts);
         }
+        fos_merge_tcp_unit(core, lane, dir, u, fin, ts > u->ts ? ts : u->ts);
         if (data) u = data;
-        fos_merge_tcp_unit(core, lane, dir, u, fin, data != NULL, ts > u->ts ? ts : u->ts);
     } else fos_merge_datagram(core, lane, dir, u, ts > u->ts ? ts : u->ts);
     w->gone = u->off + u->len;
     w->next_unit += fin || data ? 2 : 1;
@@ -460,6 +479,13 @@ static int fos_merge_next_parked(fos_core *core, fos_lane *lane, int dir, uint64
     fos_parked *p = w->first;
     if (!p || p->packet.number > number) return 0;
     fos_transit *t = &p->packet;
+    const fos_half *half = fos_half_of(core, lane->index, dir);
+    if ((t->flags & (FOS_TRANSIT_TCP | FOS_TRANSIT_OFF)) == FOS_TRANSIT_TCP && !(t->tcp_flags & FOS_TCP_SYN)) {
+        if (half->flags & FOS_HALF_STARTED) { /* where its stream begins was not known when it came */
+            t->off = (int64_t)fos_raw_offset(half, fos_be32(t->frame + t->l4 + 4), w->gone);
+            t->flags |= FOS_TRANSIT_OFF;
+        } else if (t->paylen && !force) return 0;
+    }
     if (!force) {
         if ((t->flags & FOS_TRANSIT_OFF) && fos_merge_awaits(core, lane, dir, (uint64_t)t->off, t->number) && t->off > 0) return 0;
         /* A repetition of bytes that wait goes behind them. */
@@ -470,7 +496,7 @@ static int fos_merge_next_parked(fos_core *core, fos_lane *lane, int dir, uint64
         }
         if ((t->flags & FOS_TRANSIT_OFF) && t->paylen && lane->writes && t->off >= 0 && (uint64_t)t->off + t->paylen > w->gone &&
             (h->ooo || (uint64_t)t->off + t->paylen <= h->next)) return 0;
-        if ((t->flags & FOS_TRANSIT_ACK) && !fos_merge_ack_clear(core, lane, dir, t->frame + t->l4, t->number)) return 0;
+        if ((t->flags & FOS_TRANSIT_TCP) && !fos_merge_ack_clear(core, lane, dir, t->frame + t->l4, t->number)) return 0;
     }
     fos_merge_bare(core, lane, dir, t, ts > t->ts ? ts : t->ts);
     w->first = p->next;

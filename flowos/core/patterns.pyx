@@ -11,7 +11,11 @@ from flowos.core.errors import LimitError, UsageError
 
 
 cdef class Pieces:
-    """The segments of a list of buffers, which stay exported while this lives; None is a gap of a byte."""
+    """Buffers taken as if joined, in their places; made once for several searches, or by each itself.
+
+    `pieces` is one buffer or a list of them, which stay exported while this lives; None stands for
+    a byte that is not there.
+    """
 
     cdef fos_seg *segs
     cdef uint32_t count
@@ -44,6 +48,10 @@ cdef class Pieces:
 
     def __dealloc__(self):
         free(self.segs)
+
+
+cdef Pieces pieces_of(pieces):
+    return pieces if isinstance(pieces, Pieces) else Pieces(pieces)
 
 
 cdef bytes pattern_of(pattern):
@@ -114,7 +122,7 @@ cdef class Patterns:
         With `more`, a match at the end that following bytes could make longer, or move to the left,
         is left out: `partial` counts its bytes.  O(bytes + matches).
         """
-        cdef Pieces text = Pieces(pieces)
+        cdef Pieces text = pieces_of(pieces)
         cdef fos_scan_state st
         cdef bint found
         fos_scan_begin(&st, text.segs, text.count, 0, more)
@@ -127,7 +135,7 @@ cdef class Patterns:
 
     def partial(self, pieces, uint64_t start=0):
         """Say how many bytes at the end, behind `start`, may still become a match."""
-        cdef Pieces text = Pieces(pieces)
+        cdef Pieces text = pieces_of(pieces)
         return fos_patterns_partial(self.c, text.segs, text.count, start, text.total)
 
 
@@ -137,7 +145,7 @@ def find(pieces, pattern, uint64_t start=0):
     >>> find([b"GET / HT", b"TP/1", b".1"], b"HTTP/1.1")
     6
     """
-    cdef Pieces text = Pieces(pieces)
+    cdef Pieces text = pieces_of(pieces)
     cdef bytes wanted = pattern_of(pattern)
     cdef const uint8_t *p = wanted
     cdef size_t m = len(wanted)
@@ -153,6 +161,6 @@ def partial(pieces, pattern, uint64_t start=0):
     >>> partial([b"GET / HT", b"TP"], b"HTTP/1.1")
     4
     """
-    cdef Pieces text = Pieces(pieces)
+    cdef Pieces text = pieces_of(pieces)
     cdef bytes wanted = pattern_of(pattern)
     return fos_partial(text.segs, text.count, start, text.total, wanted, len(wanted))

@@ -2,6 +2,7 @@
 
     path            a capture file, mapped; a compressed one, FIFO or socket is read as it comes
     "-"             standard input
+    "packet:IFACE"  a network interface, through a packet socket
     "pipe:NAME"     one end of a pipe in memory; whoever opens that name next gets the other
     a Port          itself
     a list of these one port that merges them by time
@@ -12,6 +13,7 @@ import stat
 from flowos.core.capture import CapturePort
 from flowos.core.errors import CaptureError, UsageError
 from flowos.core.merged import MergedPort
+from flowos.core.packetport import PacketPort
 from flowos.core.pipe import open_end
 from flowos.core.port import Port
 from flowos.core.stream_input import compression_of
@@ -40,8 +42,11 @@ def open_port(spec):
         return open_standard_input()
     if isinstance(spec, str) and spec.startswith("pipe:"):
         return open_end(spec[len("pipe:"):])
+    if isinstance(spec, str) and spec.startswith("packet:"):
+        return PacketPort(spec[len("packet:"):])
     if not isinstance(spec, (str, bytes, os.PathLike)):
-        raise UsageError(f"a port is named by a path, '-', 'pipe:NAME', a Port or a list of these, not by {spec!r}")
+        raise UsageError("a port is named by a path, '-', 'packet:IFACE', 'pipe:NAME', a Port or a list of these, "
+                         f"not by {spec!r}")
     name = os.fsdecode(spec)
     try:
         mode = os.stat(spec).st_mode

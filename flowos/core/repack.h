@@ -110,7 +110,8 @@ FOS_NOINLINE uint32_t fos_repack_build(const fos_repack *r, uint8_t *out, uint32
     if (r->payload < l4 || l4 < l3 + 20 || r->payload > r->captured) return 0;
     uint32_t four = r->frame[l3] >> 4 == 4, proto = fos_final_protocol(r->frame, l3, l4);
     if (!four && (r->frame[l3] >> 4 != 6 || l4 < l3 + 40)) return 0;
-    int tcp = proto == FOS_PROTO_TCP && header >= 20;
+    int tcp = proto == FOS_PROTO_TCP && header;
+    if (header && header < (tcp ? 20 : fos_csum_of(proto).at + 2)) return 0;   /* a cut or damaged header */
     if (tcp && r->options) header = 20 + r->options_len;
     uint64_t start = (uint64_t)l4 + header, total = start - l3 + r->n;
     if (header > 60 || start + r->n > room || (four ? total : total - 40) > 65535) return 0;
@@ -157,9 +158,8 @@ FOS_NOINLINE uint32_t fos_split_build(const fos_repack *r, uint32_t mss, uint64_
     if (i + 1 < count) f->tcp_flags &= (uint8_t)~(FOS_TCP_FIN | FOS_TCP_PSH);
     if (f->tcp_flags & FOS_TCP_URG) {
         uint32_t urgent = f->set & FOS_SET_URGENT ? f->urgent : fos_be16(r->frame + r->l4 + 18);
-        if (urgent < from || (from && urgent == from)) f->tcp_flags &= (uint8_t)~FOS_TCP_URG, urgent = 0;
-        else urgent -= (uint32_t)from;
-        f->urgent = (uint16_t)urgent;
+        if (from && urgent <= from) f->tcp_flags &= (uint8_t)~FOS_TCP_URG;      /* it stood in an earlier one */
+        f->urgent = (uint16_t)(f->tcp_flags & FOS_TCP_URG ? urgent - from : 0);
         f->set |= FOS_SET_URGENT;
     }
     return fos_repack_build(&part, out, room);

@@ -120,7 +120,7 @@ FOS_NOINLINE void fos_patch_tcp(uint8_t *tcp, uint32_t present, const fos_rewrit
     if ((w->set & FOS_SET_WINDOW) && present >= 16) fos_patch16(tcp, 14, w->window, before, after);
     if ((w->set & FOS_SET_URGENT) && present >= 20) fos_patch16(tcp, 18, w->urgent, before, after);
     if (!(w->set & (FOS_SET_TSVAL | FOS_SET_TSECR | FOS_SET_SACK)) || present <= 20) return;
-    fos_tcp_options o = fos_tcp_find_options(tcp, present);
+    fos_tcp_options o = fos_tcp_find_options(tcp, present & ~1u);  /* no word is half there */
     if (o.timestamps) {
         if (w->set & FOS_SET_TSVAL) fos_patch32(tcp, o.timestamps, w->tsval, before, after);
         if (w->set & FOS_SET_TSECR) fos_patch32(tcp, o.timestamps + 4u, w->tsecr, before, after);

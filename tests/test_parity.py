@@ -10,7 +10,7 @@ import pytest
 
 import flowos
 from flowos.core.arena import Arena
-from flowos.core.engine import Attachment
+from flowos.core.attachment import Attachment
 from flowos.core.match import Match
 from flowos.core.pipe import pipe
 from flowos.core.ports import open_port

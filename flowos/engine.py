@@ -94,6 +94,18 @@ class Engine(BaseEngine):
         self._outputs.append(port)
         return port
 
+    def connect(self, left, right):
+        """Stand in line between two ports: what one receives leaves by the other, edited on its way.
+
+        Each is a spec ("packet:eth0") or a `Port` that receives and sends.  The ends are alive, so
+        edited TCP is kept going on their behalf.  `run` waits for packets; `step` does not.
+        """
+        if self.packets or self.finished or self._inputs:
+            raise UsageError("connect() comes first, before other ports and packets")
+        ports = [open_port(port) for port in (left, right)]
+        self._connect(ports)
+        self._inputs.extend(ports)
+
     @property
     def sink(self):
         """Where records go that modules emit: an object with `write(record)`, or None."""

@@ -134,6 +134,8 @@ typedef struct fos_core {
     fos_list merged;          /* connections whose lanes the merger looked after in this delivery */
     uint32_t lane_count;
     uint32_t in_line;         /* packets are to leave: each gets an entry in the log */
+    uint32_t live;            /* two ports are connected: whoever is there answers */
+    uint32_t iface_base;      /* number of the port that is being read, added to its slots' interface */
     fos_log log;
     fos_outlets outlets;
     fos_pool fields;          /* what flows were decided on, one per connection once there are flows */

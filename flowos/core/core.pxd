@@ -258,6 +258,9 @@ cdef extern from "loop.h" nogil:
         int packet_units
         int wants_datagrams
         uint32_t in_line
+        uint32_t live
+        uint32_t iface_base
+        int64_t tick_ns
         uint32_t lane_count
         fos_list merged
         fos_lane *all_lanes
@@ -271,6 +274,7 @@ cdef extern from "loop.h" nogil:
     fos_half *fos_half_of(const fos_core *core, uint32_t index, int dir)
     int fos_core_init(fos_core *core)
     void fos_core_destroy(fos_core *core)
+    void fos_expire(fos_core *core, int64_t now)
     void fos_core_end(fos_core *core)
     int fos_core_check(const fos_core *core)
     void fos_burst(fos_core *core, const fos_ring *ring, uint32_t start, uint32_t n)

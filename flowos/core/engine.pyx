@@ -413,13 +413,78 @@ cdef class BaseEngine:
             # Frames that units refer to must stay until these are released; stable ones do anyway.
             if c.stable or (c.units_pending == 0 and not c.in_line):
                 ring.head = ring.cur
-            if self.due():
+            if self.due() and not c.live:
                 break
         return taken
 
+    cdef int _check_core(self) except -1:
+        """Raise what went wrong where no Python exception could."""
+        PyErr_CheckSignals()
+        if self.core.c.failed:
+            raise LimitError("memory ran out inside the core")
+        if self.core.error is not None:
+            error, self.core.error = self.core.error, None
+            raise error
+        return 0
+
+    def _connect(self, ports):
+        """Let what each of two ports receives leave by the other."""
+        cdef Port port
+        cdef int i
+        self._idle("connect()")
+        self.wired = list(ports)
+        for i, port in enumerate(self.wired):
+            if not port.rx.size or not port.tx.size:
+                raise UsageError(f"{port.name}: this port does not both receive and send")
+            if port.stable:
+                raise UsageError(f"{port.name}: a file cannot be connected")
+        self.port = <Port>self.wired[0]
+        self.core.c.stable = self.core.c.defrag.stable = 0
+        self.core.c.live = 1
+        for i in range(2):
+            self._add_output(self.wired[1 - i], False, [i])
+
+    cdef int _step_wired(self) except -1:
+        """Take what came on each of the connected ports, deliver it, send what is due."""
+        cdef Port port
+        cdef fos_core *c = self.core.c
+        cdef int taken = 0
+        cdef int64_t now
+        self.busy = True
+        try:
+            for number, port in enumerate(self.wired):
+                self.port = port
+                c.iface_base = number
+                with nogil:
+                    taken += self.pump(4)
+        finally:
+            self.busy = False
+        self._check_core()
+        now = time.time_ns()
+        if now > c.now:
+            c.now = now
+            if now >= c.tick_ns:
+                fos_expire(c, now)
+            if self.tick_at != NEVER and self.tick_at != -NEVER and now >= self.tick_at:
+                self.ticking = now - now % SECOND
+        if taken or c.closed.count or c.lane_count or self.replan_due or self.ticking != NEVER:
+            try:
+                self.deliver()
+            finally:
+                for port in self.wired:
+                    port.rx.head = port.rx.cur
+        return taken
+
     def step(self):
-        """Run until something was delivered or a few batches are done; say whether there is more to come."""
+        """Run until something was delivered or a few batches are done; say whether there is more to come.
+
+        On connected ports it takes what is there, without waiting, and there is always more to come.
+        """
         cdef int taken
+        if self.wired is not None and not self.ended:
+            self._idle("step()")
+            self._step_wired()
+            return True
         if self.port is None:
             raise UsageError("the engine has no port: call add_port first")
         self._idle("step()")
@@ -431,12 +496,7 @@ cdef class BaseEngine:
                 taken = self.pump(64)
         finally:
             self.busy = False
-        PyErr_CheckSignals()
-        if self.core.c.failed:
-            raise LimitError("memory ran out inside the core")
-        if self.core.error is not None:
-            error, self.core.error = self.core.error, None
-            raise error
+        self._check_core()
         if self.due() or not taken or self.replan_due or self.ticking != NEVER:
             try:
                 self.deliver()

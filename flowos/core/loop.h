@@ -237,7 +237,7 @@ FOS_NOINLINE void fos_burst_log(fos_core *core, const fos_slot *s, uint64_t numb
     t->wire = s->wire;
     t->captured = s->len;
     t->link = s->link;
-    t->iface = s->iface;
+    t->iface = (uint16_t)(s->iface + core->iface_base);
 }
 
 /* Take `n` slots of the ring, from `from`, through the core. */
@@ -264,14 +264,14 @@ static void fos_burst(fos_core *core, const fos_ring *ring, uint32_t from, uint3
             if (FOS_UNLIKELY(s->len < s->wire)) FOS_COUNT(&core->counters, truncated);
             uint64_t number = ++core->packet_number;
             if (FOS_UNLIKELY(core->in_line)) fos_burst_log(core, s, number);
-            if (FOS_LIKELY(fos_parse_fast(&core->parser, s->ptr, s->len, s->wire, s->link, s->ts, number, s->iface,
+            if (FOS_LIKELY(fos_parse_fast(&core->parser, s->ptr, s->len, s->wire, s->link, s->ts, number, (uint16_t)(s->iface + core->iface_base),
                                           pkts + count))) {
                 if (FOS_UNLIKELY(core->in_line)) pkts[count].log = core->log.count;
                 __builtin_prefetch(&core->table.slots[pkts[count].hash & core->table.mask]);
                 count++;
                 continue;
             }
-            int m = fos_parse_frame(&core->parser, s->ptr, s->len, s->wire, s->link, s->ts, number, s->iface,
+            int m = fos_parse_frame(&core->parser, s->ptr, s->len, s->wire, s->link, s->ts, number, (uint16_t)(s->iface + core->iface_base),
                                     pkts + count);
             for (int k = 0; k < m; k++) {
                 /* A frame that holds several packets leaves as it came: only single ones are followed out. */

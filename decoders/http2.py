@@ -5,7 +5,7 @@ preface, or with an HTTP/1.1 request that asks for the upgrade ("h2c", RFC 7540 
 one unit; a header block is one with all the frames it came in:
 
     FIRST ---- preface ----------------> FRAMES --- length, type, flags, stream, payload ---> FRAMES
-      |------- "HTTP/1.1 ..." head -----> as FIRST, without a second head
+      |------- an HTTP/1.1 head, body --> as FIRST, without a second head
       '------- a frame: a server's -----> FRAMES
     SEARCH: until a piece begins with frames           TAIL: the rest of a DATA frame behind a gap
 
@@ -94,7 +94,8 @@ class Http2Frame:
     incomplete: bool = False
 
     def __repr__(self):
-        told = (f"{f.name}={value!r}" for f in fields(self)[1:] if (value := getattr(self, f.name)) not in (None, 0, {}))
+        values = ((f.name, getattr(self, f.name)) for f in fields(self)[1:])
+        told = (f"{name}={value!r}" for name, value in values if value not in (None, 0, {}))
         return f"<Http2Frame {KINDS[self.type] if self.type < len(KINDS) else self.type} {', '.join(told)}>"
 
     def get(self, name):
@@ -207,8 +208,8 @@ class Side:
 
     def __init__(self):
         self.held = bytearray()         # a frame, a preface or a head that is not whole
-        self.state = "first"            # first, begin (behind a head), frames, search, pass, tail, skip
-        self.left = 0                   # bytes of the tail, or of what is skipped, still to come
+        self.state = "first"            # first, body and begin (behind a head), frames, search, pass, tail, skip
+        self.left = 0                   # bytes of a body, a tail or what is skipped still to come
         self.tail = None                # the Http2Frame of the tail
         self.block = None               # (Http2Frame, start, bytearray, frames) of headers to be continued
         self.hpack = None               # unpacks this direction's headers; False: its state is lost
@@ -264,7 +265,8 @@ class Http2Decoder(Decoder):
             side.state = "frames"
             self.count("resync")
         if side.state in ("search", "pass"):
-            return [Unit(offset, offset + len(data), "other", None, data)] if data else []
+            side.held += data
+            return self.cut(direction, offset + len(data))
         start = offset - len(side.held)
         side.held += data
         units, at = [], 0
@@ -296,7 +298,7 @@ class Http2Decoder(Decoder):
             held.clear()
         else:
             units = self.cut(direction, offset)
-            side.state, side.hpack = "pass" if side.state == "pass" else "search", False
+            side.state, side.hpack, side.left = "pass" if side.state == "pass" else "search", False, 0
         if side.state in ("tail", "skip") and not side.left:
             side.state = "frames"
         return [*units, Unit(offset, offset + length, "gap")]
@@ -344,12 +346,15 @@ class Http2Decoder(Decoder):
                 return self.head(side, start, at)
             else:
                 return self.lose(side, start, at, "not_http2")
-        if side.state == "tail":
+        if side.state in ("tail", "body"):
             size = side.left
             if len(data) - at < size:
                 return 0, []
-            side.state, side.left = "frames", 0
-            return size, [Unit(start, start + size, "data", side.tail, bytes(data[at:at + size]))]
+            unit = Unit(start, start + size, "upgrade", None, bytes(data[at:at + size]))
+            if side.state == "tail":
+                unit.kind, unit.info = "data", side.tail
+            side.state, side.left = "begin" if side.state == "body" else "frames", 0
+            return size, [unit]
         if side.state == "skip":
             size = min(side.left, len(data) - at)
             side.left -= size
@@ -384,33 +389,30 @@ class Http2Decoder(Decoder):
         return len(data), [*self.dropped(side, start), Unit(start, start + len(data), "other", None, data)]
 
     def head(self, side, start, at):
-        """Take an HTTP/1.1 head with the body it announces, which comes before HTTP/2."""
-        data = bytes(side.held[at:])
-        head, blank, _ = data.partition(b"\r\n\r\n")
-        if not blank and len(data) <= HEAD_LIMIT:
+        """Take an HTTP/1.1 head, which comes before HTTP/2; the body that it announces is next."""
+        end = side.held.find(b"\r\n\r\n", side.left)
+        if end < 0 and len(side.held) <= HEAD_LIMIT:
+            side.left = max(0, len(side.held) - 3)      # searched so far
             return 0, []
-        if len(head) > HEAD_LIMIT:
+        side.left = 0
+        if not 0 <= end <= HEAD_LIMIT:
             return self.lose(side, start, at, "head_too_large")
-        first, fields = read_head(head)
-        size = len(head) + 4
-        if first.startswith(b"HTTP/"):
-            if b" 101" not in first:
-                self.count("not_upgraded")
-                for one in self.sides:
-                    one.state = "pass"
-                return len(data), [Unit(start, start + len(data), "other", None, data)]
-        elif b"http2-settings" in fields:
-            length = fields.get(b"content-length", b"0")
-            size += int(length) if length.isdigit() and len(length) < 8 else 0
-            if size > FRAME_LIMIT:
-                return self.lose(side, start, at, "head_too_large")
-            if len(data) < size:
-                return 0, []
-            self.upgrade(side, fields[b"http2-settings"])
-        else:
-            return self.lose(side, start, at, "not_http2")
+        head = bytes(side.held[:end + 4])
+        first, fields = read_head(head[:-4])
+        if first.startswith(b"HTTP/") and b" 101" not in first:
+            self.count("not_upgraded")
+            for one in self.sides:
+                one.state = "pass"
+            return len(side.held), [Unit(start, start + len(side.held), "other", None, bytes(side.held))]
         side.state = "begin"
-        return size, [Unit(start, start + size, "upgrade", None, data[:size])]
+        if not first.startswith(b"HTTP/"):
+            if b"http2-settings" not in fields:
+                return self.lose(side, start, at, "not_http2")
+            length = fields.get(b"content-length", b"")
+            if length.isdigit() and len(length) < 9 and 0 < int(length) <= FRAME_LIMIT:
+                side.state, side.left = "body", int(length)
+            self.upgrade(side, fields[b"http2-settings"])
+        return len(head), [Unit(start, start + len(head), "upgrade", None, head)]
 
     def upgrade(self, side, settings):
         """Take the settings that a request for an upgrade brings (RFC 7540 section 3.2.1)."""

@@ -10,15 +10,17 @@ is decrypted.  Records pass by as their bytes come.  Only a hello is held until 
       |  no header
       v
     SEARCH: until a piece begins with a record        SKIP: a client hello in SSL 2.0 format
+    PLAIN: another protocol's words, which asked for TLS, up to a hello or an alert
 
 Every byte of the stream below is in exactly one unit.  Damage never raises; it is counted.
 The file is long because finding a hello and reading it are both one decoder's work.
 """
 import hashlib
+import re
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memmove
 
 from flowos.core.cursor cimport (fos_cur, fos_cur_be16, fos_cur_be24, fos_cur_bytes, fos_cur_left,
                                  fos_cur_ok, fos_cur_skip, fos_cur_sub, fos_cur_u8, fos_cursor)
@@ -49,9 +51,12 @@ cdef enum:
     HELLO_MAX = 65536            # bytes of a hello message
     HELLO_MIN = 38               # version, random, and the lengths behind it
     HELLO_RECORDS = 64           # records that it may span
+    ALERT = 21
+    PLAIN_MAX = 65536            # bytes of another protocol that are searched for a hello
+    BEGINNING = 7                # bytes by which a hello or an alert is known in them
 
 cdef enum:
-    R_BAD_RECORD, R_RESYNC, R_SSLV2_HELLO, R_BAD_HELLO, R_GAP_IN_HELLO, R_GAP_PAST_RECORD
+    R_BAD_RECORD, R_RESYNC, R_SSLV2_HELLO, R_BAD_HELLO, R_GAP_IN_HELLO, R_GAP_PAST_RECORD, R_GREETING
     R_COUNT
 
 REASONS = {
@@ -61,12 +66,13 @@ REASONS = {
     "bad_hello": "hellos too long, in too many records or broken off, passed on as records",
     "gap_in_hello": "hellos cut by a gap, passed on as records",
     "gap_past_record": "records whose end lies inside a gap",
+    "greeting": "directions that begin with another protocol's words, passed on as other",
 }
 cdef tuple REASON_NAMES = tuple(REASONS)
 assert len(REASON_NAMES) == R_COUNT
 
 cdef enum:
-    S_START, S_RECORD, S_SEARCH, S_SKIP
+    S_START, S_RECORD, S_SEARCH, S_SKIP, S_PLAIN
     V_MORE, V_RECORD, V_HELLO, V_NONE, V_BROKEN     # what look() finds
 
 
@@ -116,6 +122,22 @@ cdef inline bint is_header(const uint8_t *h) noexcept nogil:
 cdef inline bint is_sslv2_hello(const uint8_t *h) noexcept nogil:
     """Whether five bytes begin a client hello in SSL 2.0 format (RFC 5246 appendix E.2)."""
     return h[0] & 0x80 and h[2] == 1 and (h[3] == 3 or h[3] == 0 and h[4] == 2)
+
+
+cdef inline bint is_plain(const uint8_t *h) noexcept nogil:
+    """Whether five bytes may begin a protocol that asks for TLS: text, or the packets of LDAP and databases."""
+    return 33 <= h[0] <= 126 or not h[1] and not h[2] and h[3] <= 8
+
+
+cdef bint begins_tls(const uint8_t *p, size_t n) noexcept nogil:
+    """Whether bytes, BEGINNING at most, begin a record with a hello at its front, or an alert."""
+    if p[0] != HANDSHAKE and p[0] != ALERT:
+        return False
+    if n > 1 and p[1] != 3 or n > 2 and p[2] > 4:
+        return False
+    if p[0] == ALERT:
+        return not (n > 3 and p[3] or n > 4 and p[4] != 2 or n > 5 and p[5] != 1 and p[5] != 2)
+    return not (n > 3 and p[3] > RECORD_MAX >> 8 or n > 5 and p[5] != 1 and p[5] != 2 or n > 6 and p[6])
 
 
 cdef bint may_be_record(const uint8_t *p, size_t n) noexcept nogil:
@@ -265,20 +287,22 @@ cdef class TlsDecoder(Decoder):
     @property
     def unsynced(self):
         """Whether a direction looks for the next record after a gap or bytes that are not TLS."""
-        return self.side[0].state == S_SEARCH or self.side[1].state == S_SEARCH
+        return self.side[0].state in (S_SEARCH, S_PLAIN) or self.side[1].state in (S_SEARCH, S_PLAIN)
 
     @staticmethod
     def probe(data, direction, port):
         """Say whether a stream's first bytes are TLS records; None asks for more.
 
-        A stream met in its middle is recognised where it begins with a record.
+        A stream met in its middle is recognised where it begins with a record, one that begins with
+        another protocol where the client asks for TLS and then sends a hello.
 
         >>> TlsDecoder.probe(bytes.fromhex("16030100c8010000c40303"), 0, 443)
         True
         >>> TlsDecoder.probe(b"GET / HTTP/1.1", 0, 443)
         False
         """
-        return probe_start(bytes(data[:PROBE_BYTES]))
+        answer = probe_start(bytes(data[:PROBE_BYTES]))
+        return probe_plain(bytes(data)) if answer is False else answer
 
     def kind_name(self, int kind):
         """Name a kind of unit."""
@@ -331,6 +355,8 @@ cdef class TlsDecoder(Decoder):
                 result = self.take_start(s, p)
             elif s.state == S_SEARCH:
                 result = put_next(s, p, K_OTHER, n, 0, s.records)
+            elif s.state == S_PLAIN:
+                result = self.take_plain(s, p)
             else:
                 if n > s.left:
                     n = s.left
@@ -375,6 +401,33 @@ cdef class TlsDecoder(Decoder):
         s.state = S_RECORD
         return 0
 
+    cdef int take_plain(self, Side *s, Piece *p) noexcept nogil:
+        """PLAIN: pass what cannot begin TLS; hold what may, until it is clear."""
+        cdef const uint8_t *t = p.data + p.at
+        cdef size_t n = p.n - p.at, k = 0
+        cdef int result
+        if s.held_n == 0:
+            while k < n and not begins_tls(t + k, 1):
+                k += 1
+            if k == 0:
+                return hold(s, p, 1)
+            if s.off + k > PLAIN_MAX:
+                s.state = S_SEARCH
+            return put_next(s, p, K_OTHER, k, 0, s.records)
+        if hold(s, p, 1) < 0:
+            return -1
+        while k < s.held_n and not begins_tls(s.held + k, s.held_n - k):
+            k += 1
+        if k == 0:
+            if s.held_n == BEGINNING:
+                s.state = S_START
+            return 0
+        result = put(s, p, K_OTHER, s.held_at, k, s.held, 0, 0, s.records)
+        memmove(s.held, s.held + k, s.held_n - k)
+        s.held_n -= <uint32_t>k
+        s.held_at += k
+        return result
+
     cdef int put_hello(self, Side *s, Piece *p, Look *found) noexcept nogil:
         cdef int kind = K_CLIENT_HELLO if found.type == 1 else K_SERVER_HELLO, result
         cdef uint32_t first = s.records
@@ -406,6 +459,9 @@ cdef class TlsDecoder(Decoder):
             self.reasons[R_SSLV2_HELLO] += 1
             s.state = S_SKIP
             s.left = 2 + ((t[0] & 0x7f) << 8 | t[1])
+        elif s.off == 0 and is_plain(t):
+            self.reasons[R_GREETING] += 1
+            s.state = S_PLAIN
         else:
             self.reasons[R_BAD_RECORD] += 1
             s.state = S_SEARCH
@@ -416,7 +472,7 @@ cdef class TlsDecoder(Decoder):
         cdef uint8_t *held
         cdef uint32_t n
         cdef int result = 0
-        while result == 0 and s.held_n >= HEADER:
+        while result == 0 and s.held_n >= HEADER and s.state != S_PLAIN:
             result = self.replay(s, p)
         if result == 0 and s.held_n:            # not even a header
             n = s.held_n
@@ -434,8 +490,8 @@ cdef class TlsDecoder(Decoder):
         cdef uint64_t start = p.offset
         cdef uint32_t message
         cdef int result = 0
-        self.reasons[R_GAP_IN_HELLO] += s.held_n > HEADER
-        while result == 0 and s.held_n >= HEADER:
+        self.reasons[R_GAP_IN_HELLO] += s.held_n > HEADER and s.state != S_PLAIN
+        while result == 0 and s.held_n >= HEADER and s.state != S_PLAIN:
             result = self.replay(s, p)
         if result < 0:
             return -1
@@ -463,6 +519,34 @@ cdef object probe_start(bytes data):
         memcpy(head, p, n)
         return None if is_header(head) else False
     return may_be_record(p, n) and p[2] <= 3
+
+
+# How a client asks for TLS: SMTP, IMAP, POP3, FTP, NNTP, ManageSieve; XMPP; LDAP; PostgreSQL; MySQL.
+ASKS = re.compile(
+    rb"(?:\A|[ \n])(?:STARTTLS|STLS|AUTH (?:TLS|SSL))\r?\n\Z"
+    rb"|<starttls\s[^>]*(?:/>|>\s*</starttls>)\s*\Z"
+    rb"|\A0.{1,40}1\.3\.6\.1\.4\.1\.1466\.20037\Z"
+    rb"|\A(?:\0\0\0\x08\x04\xd2\x16\x30)?\0\0\0\x08\x04\xd2\x16\x2f\Z"
+    rb"|\A\x20\0\0\x01.{9}\0{19}.{4}\Z", re.I | re.S)
+# How it begins before it asks, as far as it has come.
+WORDS = (b"EHLO ", b"LHLO ", b"HELO ", b"STARTTLS", b"STLS", b"CAPA", b"AUTH ", b"FEAT", b"MODE READER", b"<?XML ",
+         b"<STREAM:STREAM", b"\0\0\0\x08\x04\xd2\x16", b"\x20\0\0\x01")
+TAGGED = re.compile(rb"[!-~]{1,16} (?:STARTTLS|CAPABILITY|ID|NOOP)\b", re.I)       # IMAP
+FIRST_HELLO = re.compile(rb"\x16\x03[\0-\x04][\0-\x48].\x01\0", re.S)
+
+
+cdef object probe_plain(bytes data):
+    """Say whether a client speaks another protocol, asks for TLS and sends a hello; None: it may yet.
+
+    A server is not asked: what it said before is no hello of its own.
+    """
+    hello = FIRST_HELLO.search(data)
+    if hello is not None:
+        return ASKS.search(data, 0, hello.start()) is not None
+    first = data[:16].upper()
+    if any([first.startswith(word[:len(first)]) for word in WORDS]):
+        return None
+    return None if TAGGED.match(data) or ASKS.search(data) else False
 
 
 def is_grease(int value):

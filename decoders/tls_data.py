@@ -15,6 +15,7 @@ stand alone.
 """
 import hmac
 import os
+import re
 from dataclasses import dataclass
 from functools import partial
 
@@ -36,6 +37,10 @@ RECORD_LIMIT = 16384 + 2048     # bytes of a record behind its header: RFC 5246 
 HELLO_LIMIT = 1 << 16           # bytes of a hello that are put together; other messages are counted past
 GAP_RECORDS = 256               # records that may be lost in a gap without losing their numbers
 SESSION_LIMIT = 1 << 20         # sessions that are remembered of a key log: about 0.6 KB each
+PLAIN_SEEN = 2048               # bytes of another protocol in which a probe looks for a hello
+PLAIN_LIMIT = 1 << 16           # ... and in which one is found
+HELLO = re.compile(rb"\x16\x03[\0-\x04][\0-\x48].[\1\2]\0", re.S)       # the beginning of a record with a hello
+HELLO_SEEN = 7                  # bytes of it
 TLS12, TLS13 = 0x0303, 0x0304
 RETRY = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")   # RFC 8446 section 4.1.3
 
@@ -44,6 +49,7 @@ REASONS = {
     "unknown_cipher": "sealed records that pass unopened: their cipher suite is not known here",
     "undecryptable": "sealed records that the keys do not open",
     "bad_hello": "hellos that are damaged or too long: what follows cannot be opened",
+    "greeting": "directions that begin with another protocol's words, passed on as other",
     "bad_record": "bytes where a record should begin that are no record's header",
     "resync": "records found again after a gap or bytes that were not TLS",
     "gap_in_inner": "gaps that ended the decoder inside: what follows are data units",
@@ -103,6 +109,10 @@ class KeyLog:
         if secret is None and self.read_on():
             secret = self.secrets.get(random, {}).get(label)
         return secret
+
+    def knows(self, random):
+        """Say whether there are secrets of a client random."""
+        return random in self.secrets or self.read_on() and random in self.secrets
 
     def read_on(self):
         """Read the lines that came since the last time; False when there are none."""
@@ -339,6 +349,9 @@ class Side:
 
     def __init__(self):
         self.held = bytearray()         # the record in hand
+        self.begun = False              # TLS was met, or given up
+        self.greeted = False            # the direction begins with another protocol
+        self.plain = 0                  # bytes of it
         self.searching = False          # a gap or garbage: wait for a piece that begins with records
         self.missed = False             # records were lost: the next one's number must be found out
         self.lossy = False              # it ever was so: messages that change keys may have been missed
@@ -391,22 +404,23 @@ class TlsDataDecoder(Decoder):
 
     @classmethod
     def probe(cls, data, direction, port):
-        """Say whether a stream begins with a hello in TLS records, and there is a key log; None asks for more.
+        """Say whether a stream begins with a hello, or has one that the key log knows; None asks for more.
 
-        DecoderError: `keylog` names no file.
+        Without a key log every stream is left to others.  DecoderError: `keylog` names no file.
         """
         path = cls.keylog or os.environ.get("SSLKEYLOGFILE")
         if not path or Cipher is None:
             return False
-        first = bytes(data[:6])
-        if len(first) < 6:
-            pattern = b"\x16\x03"
-            return None if first[:2] == pattern[:len(first)] and first[2:3] <= b"\x04" else False
-        if not (is_header(first) and first[0] == HANDSHAKE and first[5] in (1, 2)):
-            return False
         if cls.keylog and not os.path.exists(cls.keylog):
             raise DecoderError(f"{cls.name}: the key log {os.fspath(cls.keylog)!r} does not exist")
-        return True
+        data = bytes(data)
+        if len(data) >= 6 and is_header(data) and data[0] == HANDSHAKE and data[5] in (1, 2):
+            return True
+        found = HELLO.search(data)
+        if found is not None:                       # behind another protocol, or a proxy's
+            at = found.start() + HEADER + 6         # the random follows two lengths and a version
+            return KeyLog.at(path).knows(data[at:at + 32])
+        return None if len(data) < PLAIN_SEEN else False
 
     # -- the three calls of the core
 
@@ -421,7 +435,10 @@ class TlsDataDecoder(Decoder):
             self.count("resync")
         side.held += data
         units, at = [], 0
-        while len(side.held) >= at + HEADER:
+        if not side.begun:
+            at = self.plain(side) if data else 0
+            units += [Unit(start, start + at, "other", None, bytes(side.held[:at]))] if at else []
+        while side.begun and len(side.held) >= at + HEADER:
             if not is_header(side.held[at:at + HEADER]):
                 self.count("bad_record")
                 side.searching = True
@@ -436,11 +453,31 @@ class TlsDataDecoder(Decoder):
         del side.held[:at]
         return self.told(direction, ts, *units)
 
+    def plain(self, side):
+        """Look for where TLS begins: how many of the held bytes are another protocol's."""
+        held = side.held
+        if not side.greeted:
+            if len(held) < HEADER and 20 <= held[0] <= 24 and held[1:2] in (b"", b"\x03"):
+                return 0
+            if len(held) >= HEADER and is_header(held):
+                side.begun = True
+                return 0
+            self.count("greeting")
+            side.greeted = True
+        found = HELLO.search(held)
+        size = max(0, len(held) - HELLO_SEEN + 1) if found is None else found.start()
+        side.begun = found is not None
+        side.plain += size
+        if side.plain > PLAIN_LIMIT:
+            side.begun = side.searching = True
+            return len(held)
+        return size
+
     def gap(self, direction, offset, length, ts):
         """Give up the record in hand; numbers of records are found out behind the gap."""
         units = self.cut(direction, offset)
         side = self.sides[direction]
-        side.searching = True
+        side.begun = side.searching = True
         side.head.clear()
         side.skip = 0
         if self.inside is not None and self.inside.end(direction, ts):

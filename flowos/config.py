@@ -49,6 +49,8 @@ class Config:
     pickup_bytes: int = 64 << 10
     pickup_seconds: float = 1.0
 
+    keep_bytes: int = 1 << 20               # in line, per direction of an edited connection: held, queued, not acknowledged
+
     defrag_datagrams: int = 8192            # under defragmentation at once
     defrag_pieces: int = 8192               # fragments that may arrive for one datagram: 65,535 bytes in pieces of 8
     defrag_bytes: int = 64 << 20

@@ -9,6 +9,7 @@ memory; `step` moves what is due and must be called often.
 """
 import heapq
 import random
+import time
 from dataclasses import dataclass, field
 
 from flowos.core.pipe import pipe
@@ -100,7 +101,8 @@ def put(port, ring, frames):
         if ring.head == ring.tail:
             lost += 1
             continue
-        ring[ring.head].data = frame
+        slot = ring[ring.head]
+        slot.data, slot.link, slot.ts = frame, 1, time.time_ns()     # Ethernet
         ring.head += 1
     port.tx_sync()
     return lost

@@ -77,9 +77,6 @@ DECISIONS = (
     Decision("suricata_tcp-fastopen-10-syn-data-ignore.pcap", "tls connection 0 b_to_a", [("server_hello", None)],
              "the stream begins with a ServerHello; tshark, which follows the other SYN+ACK, does not see it"),
 
-    Decision("pcapplusplus_pcapng-example.pcapng", "tls connection 0 *", [],
-             "TLS begins within MySQL, after its greeting; a protocol is detected where a stream begins"),
-
     # ---- HTTP
     Decision("ndpi_fuzz-2006-09-29-28586.pcap", "http frame 20 POST host", "%s\x002.20.3.5",
              "tshark prints text up to a NUL; the field's value goes on"),

@@ -6,12 +6,14 @@ tshark's view (its JA3 string: version, ciphers, extensions, groups, point forma
 import collections
 import hashlib
 import subprocess
+from pathlib import Path
 
 import pytest
 from follow import follow, oracle, play
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowos import Engine, Module
 from flowos.core.recorder import Recorder
 from flowos.decoders.tls import (
     CLIENT_HELLO, KINDS, REASONS, SERVER_HELLO, TlsDecoder, is_grease, parse_hello, version_name)
@@ -160,6 +162,24 @@ CASES = {
         {"gap_past_record": 1, "resync": 1}),
     "a gap between records": (
         [(0, DATA), (0, 40), (0, DATA)], [("record", DATA, 0), ("gap", 40, 1), ("record", DATA, 1)], {"resync": 1}),
+    "another protocol before": (
+        [(0, b"EHLO a.example\r\nSTARTTLS\r\n" + record(HELLO) + DATA)],
+        [("other", b"EHLO a.example\r\nSTARTTLS\r\n", 0), ("client_hello", record(HELLO), 0), ("record", DATA, 1)],
+        {"greeting": 1}),
+    "a hello in several records behind another protocol": (
+        [(0, b"S" + record(HELLO[:5]) + b"".join(map(record, SPLIT[2:])))],
+        [("other", b"S", 0), ("client_hello", record(HELLO[:5]) + b"".join(map(record, SPLIT[2:])), 0)], {"greeting": 1}),
+    "what is like a hello, and an alert": (
+        [(0, b"220 \x16\x16\x03\x01\x16\x03\x03\x00\x09\x07\x15\x03\x01\x00" + record(b"\x02\x28", 21, 0x0303) + DATA)],
+        [("other", b"220 \x16\x16\x03\x01\x16\x03\x03\x00\x09\x07\x15\x03\x01\x00", 0),
+         ("record", record(b"\x02\x28", 21, 0x0303), 0), ("record", DATA, 1)], {"greeting": 1}),
+    "another protocol, cut where TLS may begin": (
+        [(0, b"220 go ahead\r\n\x16\x03\x01\x00\x09\x01"), (0, None)],
+        [("other", b"220 go ahead\r\n\x16\x03\x01\x00\x09\x01", 0)], {"greeting": 1}),
+    "a gap behind another protocol": (
+        [(0, b"220 go ahead\r\n\x16\x03\x01\x00\x09\x01"), (0, 9), (0, DATA)],
+        [("other", b"220 go ahead\r\n\x16\x03\x01\x00\x09\x01", 0), ("gap", 9, 0), ("record", DATA, 0)],
+        {"greeting": 1, "resync": 1}),
     "a gap in a hello": (
         [(0, record(HELLO)[:30]), (0, 10), (0, record(HELLO)[40:] + DATA)],
         [("record", record(HELLO)[:30], 0), ("gap", 10, 0), ("record", record(HELLO)[40:], 0), ("record", DATA, 1)],
@@ -309,7 +329,8 @@ def test_what_comes_before_the_damage_stands():
 
 @given(st.data())
 def test_damage_never_raises(data):
-    text = bytearray(record(HELLO) + record(SERVER) + record(CERTIFICATE) + DATA)
+    text = bytearray(data.draw(st.sampled_from([b"", b"* OK \x16\x03\r\n"])) + record(HELLO) + record(SERVER)
+                     + record(CERTIFICATE) + DATA)
     for _ in range(data.draw(st.integers(0, 6))):
         text[data.draw(st.integers(0, len(text) - 1))] = data.draw(st.integers(0, 255))
     cuts = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=6)) | {0, len(text)})
@@ -340,12 +361,66 @@ PROBES = [
 ]
 
 
+PROBES += [
+    (b"EHLO a\r\n", None), (b"EH", None), (b"ehlo a\r\nstarttls\r\n", None), (b"EHLO a\r\nSTARTTLS\r\n" + record(HELLO), True),
+    (b"EHLO a\r\nMAIL FROM:<a>\r\n" + record(HELLO), False), (b"a1 STARTTLS\r\n" + record(HELLO), True),
+    (b"a1 CAPABILITY\r\na2 starttls\r\n" + record(HELLO), True), (b"STLS\r\n" + record(HELLO), True),
+    (b"AUTH SSL\r\n" + record(HELLO), True), (b"NOSTARTTLS\r\n" + record(HELLO), False),
+    (b"\0\0\0\x08\x04\xd2\x16\x2f", None), (b"\0\0\0\x08\x04\xd2\x16\x2f" + record(HELLO), True),
+    (b"\0\0\0\x08\x04\xd2\x16\x30\0\0\0\x08\x04\xd2\x16\x2f" + record(HELLO), True),
+    (b"\x20\0\0\x01\x85\xae\x3f\x20\0\0\0\x01\x21" + bytes(23) + record(HELLO), True),
+    (b"220 mail.example ESMTP\r\n", False), (b"* OK IMAP4rev1\r\n", False), (b"+OK\r\n", False), (b"hello there", False),
+]
+
+
 @pytest.mark.parametrize("data, expected", PROBES)
 def test_probe(data, expected):
-    assert TlsDecoder.probe(memoryview(data)[:64], 0, 443) is expected
+    assert TlsDecoder.probe(memoryview(data)[:2048], 0, 443) is expected
 
 
 # ------------------------------------------------------------------------------ captures
+
+DATA_FOLDER = Path(__file__).parent / "data"
+ASKED_BY = ["smtp", "lmtp", "pop3", "imap", "ftp", "nntp", "sieve", "xmpp", "postgres", "mysql", "ldap"]
+
+
+class Hellos(Module):
+    protocol = "tls"
+
+    def __init__(self):
+        self.found = {}
+
+    def process(self, window):
+        for unit in window.units:
+            if unit.kind.endswith("_hello"):
+                self.found[ASKED_BY[window.connection.b.port - 4500], unit.kind] = unit.info
+
+
+def test_hellos_behind_other_protocols():
+    """tests/data/starttls.pcap was recorded from openssl s_client -starttls: its key log has every random."""
+    module = Hellos()
+    with Engine() as engine:
+        engine.add_port(DATA_FOLDER / "starttls.pcap")
+        engine.attach(module)
+        engine.run()
+        counters = engine.statistics()
+    assert sorted(module.found) == sorted((name, kind) for name in ASKED_BY for kind in ("client_hello", "server_hello"))
+    logged = {line.split()[1] for line in (DATA_FOLDER / "starttls.keys").read_text().splitlines()
+              if line.startswith("CLIENT_TRAFFIC_SECRET_0")}
+    assert {module.found[name, "client_hello"].random.hex() for name in ASKED_BY} == logged and len(logged) == len(ASKED_BY)
+    assert not any(hello.damaged for hello in module.found.values())
+    assert counters["tls_greeting"] >= len(ASKED_BY) and not counters.get("tls_bad_record")
+
+
+@pytest.mark.parametrize("number", range(len(ASKED_BY)))
+def test_behind_other_protocols_byte_by_byte(number, tshark):
+    (pieces,) = follow(tshark, DATA_FOLDER / "starttls.pcap", [number]).values()
+    client = next(d for d, piece in pieces if b"flowos.example" in piece and piece[:1] == b"\x16")
+    told = [[(r.kind, r.direction, r.start, r.data) for r in play(Recorder(TlsDecoder()), steps)
+             if r.kind in (CLIENT_HELLO, SERVER_HELLO)]
+            for steps in (pieces, [(d, piece[n:n + 1]) for d, piece in pieces for n in range(len(piece))])]
+    assert told[0] == told[1] and [entry[:2] for entry in told[0]] == [(CLIENT_HELLO, client), (SERVER_HELLO, 1 - client)]
+
 
 # Streams where we find a hello that tshark does not: it took the bytes for a retransmission.
 MORE = {("suricata_tcp-fastopen-10-syn-data-ignore.pcap", 0)}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from follow import follow
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flowos import Engine, Module
@@ -178,6 +178,50 @@ def test_through_the_engine(monkeypatch):
     assert len(log.said) >= 2 * 20
 
 
+ASKED_BY = ["smtp", "lmtp", "pop3", "imap", "ftp", "nntp", "sieve", "xmpp", "postgres", "mysql", "ldap"]
+
+
+def test_behind_other_protocols(monkeypatch):
+    monkeypatch.setenv("SSLKEYLOGFILE", str(DATA / "starttls.keys"))
+    log = Log()
+    with Engine() as engine:
+        engine.add_port(DATA / "starttls.pcap")
+        engine.attach(log)
+        engine.run()
+        assert engine.statistics()["tls_data_greeting"] >= len(ASKED_BY)
+    for number, name in enumerate(ASKED_BY):
+        for direction in (0, 1):                    # the servers send back what they got
+            assert log.said[4500 + number, direction] == b"hello by %s\n" % name.encode()
+
+
+@pytest.mark.parametrize("number", range(len(ASKED_BY)))
+def test_behind_other_protocols_at_any_cut(tshark, number):
+    class Decoder(TlsDataDecoder):
+        keylog = DATA / "starttls.keys"
+
+    def story(steps):
+        """Join adjoining units of another protocol, which come as they are cut."""
+        decoder, units = play(steps, Decoder())
+        found = [(d, unit.end, unit.kind, unit.data) for d, unit in units if unit.kind != "other"]
+        plain = [b"".join(unit.data for d, unit in units if (d, unit.kind) == (way, "other")) for way in (0, 1)]
+        return found, plain, decoder.counters
+
+    (steps,) = follow(tshark, DATA / "starttls.pcap", [number]).values()
+    expected = story(steps)
+    assert set(expected[2]) == {"greeting"} and [kind for _, _, kind, _ in expected[0]].count("data") == 2
+    assert story([(d, piece[n:n + 1]) for d, piece in steps for n in range(len(piece))]) == expected
+    for index, (direction, piece) in enumerate(steps):
+        for cut in range(1, min(len(piece), 40)):
+            assert story([*steps[:index], (direction, piece[:cut]), (direction, piece[cut:]), *steps[index + 1:]]) == expected
+
+
+def test_another_protocol_without_end(monkeypatch):
+    monkeypatch.setattr(tls_data, "PLAIN_LIMIT", 1000)
+    decoder, units = play([(0, b"words " * 100)] * 3)
+    assert decoder.counters == {"greeting": 1} and {unit.kind for _, unit in units} == {"other"}
+    assert decoder.sides[0].searching and said(units) == b""
+
+
 # ---- cuts and order --------------------------------------------------------------------------
 
 @pytest.mark.parametrize("number", STREAMS)
@@ -314,7 +358,6 @@ def test_a_damaged_hello(streams):
     assert decoder.counters["bad_hello"] == 1 and said(units) == b""
 
 
-@settings(max_examples=60)
 @given(data=st.data())
 def test_damage_never_raises_and_nothing_false_comes_out(streams, data):
     number = data.draw(st.sampled_from([0, 2, 5, 8, 10, 11, KEY_UPDATES, RENEGOTIATION, RETRY, EARLY]))
@@ -411,9 +454,11 @@ def test_the_function_that_derives_keys():
 # ---- probing ---------------------------------------------------------------------------------
 
 HELLO = bytes.fromhex("16030100c8010000c40303")
+KNOWN = next(line.split()[1] for line in KEYS.read_text().splitlines() if line[0] != "#")     # a client's random
 PROBES = [(HELLO, True), (b"\x16\x03\x03\x00\x10\x02\x00\x00", True), (HELLO[:5], None), (b"\x16", None), (b"", None),
-          (b"\x16\x03\x09", False), (b"\x17\x03\x03\x00\x10\x02\x00", False), (b"\x16\x03\x03\x00\x10\x0b\x00", False),
-          (b"GET / HTTP/1.1", False), (b"\x16\x03\x03\xff\xff\x01", False)]
+          (b"\x16\x03\x09", None), (b"\x16\x03\x03\x00\x10\x0b\x00", None), (b"220 go ahead\r\n", None),
+          (b"x" * 2048, False), (b"220 go ahead\r\n" + HELLO + bytes(60), False), (b"220 go ahead\r\n" + HELLO, False),
+          (b"220 go ahead\r\n" + HELLO + bytes.fromhex(KNOWN), True)]
 
 
 @pytest.mark.parametrize("data, expected", PROBES)

@@ -89,6 +89,7 @@ typedef struct fos_limits {
     int64_t pickup_ns;
     int64_t timeout_ns[FOS_STATE_COUNT];
     int64_t icmp_timeout_ns;
+    uint64_t keep_bytes;          /* per direction of a kept connection: held, queued and not acknowledged */
 } fos_limits;
 
 enum fos_close {
@@ -129,7 +130,8 @@ typedef struct fos_core {
     fos_list opened;          /* connections whose `opened` is due, in order */
     fos_list closed;          /* connections off the table that wait for their last delivery */
     fos_pool chunks, streams, pieces, ooos;
-    fos_pool lane_pool, parked;
+    fos_pool lane_pool, parked, queued;
+    int64_t keep_deadline;    /* in line: when the next retransmission timer runs out, or 0 */
     fos_lane *all_lanes, *touched_lanes;
     fos_list merged;          /* connections whose lanes the merger looked after in this delivery */
     uint32_t lane_count;
@@ -210,11 +212,12 @@ typedef struct fos_origin {
 FOS_NOINLINE void fos_note_mss(fos_core *core, uint32_t index, fos_conn *c, int dir, const fos_origin *o) {
     if (c->key.proto != FOS_PROTO_TCP || !o->frame || o->captured < o->l4 + 20u) return;
     const uint8_t *th = o->frame + o->l4;
-    uint32_t n = (uint32_t)(th[12] >> 4) * 4, mss = c->key.ver == 4 ? 536 : 1220;
+    uint32_t n = (uint32_t)(th[12] >> 4) * 4, mss = c->key.ver == 4 ? 536 : 1220, scale = 0;
     if (n > o->captured - o->l4) n = o->captured - o->l4;
     for (uint32_t i = 20; i + 1 < n && th[i];) {
         if (th[i] == 1) { i++; continue; }
         if (th[i] == 2 && th[i + 1] == 4 && i + 4 <= n) mss = fos_be16(th + i + 2);
+        if (th[i] == 3 && th[i + 1] == 3 && i + 3 <= n) scale = 1u + (th[i + 2] > 14 ? 14 : th[i + 2]);
         if (th[i + 1] < 2) break;
         i += th[i + 1];
     }
@@ -227,6 +230,7 @@ FOS_NOINLINE void fos_note_mss(fos_core *core, uint32_t index, fos_conn *c, int 
         memset(h->stream, 0, sizeof *h->stream);
     }
     h->stream->mss = mss;
+    h->stream->wscale = scale;
 }
 
 FOS_NOINLINE void fos_append_unit(fos_core *core, uint32_t index, fos_conn *c, int dir, uint16_t kind,

@@ -215,6 +215,7 @@ cdef extern from "loop.h" nogil:
         int64_t pickup_ns
         int64_t *timeout_ns
         int64_t icmp_timeout_ns
+        uint64_t keep_bytes
 
     ctypedef struct fos_list:
         uint32_t *items

@@ -86,6 +86,9 @@
     X(merged_absorbed, "packets that repeated bytes which wait, and did not leave") \
     X(merged_stale, "retransmissions of bytes acknowledged long ago that did not leave") \
     X(merged_dropped, "packets that a module dropped") \
+    X(kept_timeouts, "retransmission time-outs of connections that are kept going in line") \
+    X(kept_given_up, "... and connections reset because nobody answered any more") \
+    X(kept_no_room, "segments dropped because too much waited: their sender repeats them") \
     X(merged_no_port, "packets that no port was there for") \
     X(merged_port_full, "packets that a port had no room for") \
     X(merged_oversize, "packets too large for a port's buffers") \

@@ -731,6 +731,7 @@ cdef class BaseEngine:
                 for dir in range(2):
                     if lane.way[dir].stages[k].held_since and c.now - lane.way[dir].stages[k].held_since >= a.hold_ns:
                         settle(self.core, self.serving, a, lane.index, True)
+                        fos_make_ready(c, lane.index, &c.table.conns[lane.index])   # later stages have something new
                         break
             lane = lane.all_next
 

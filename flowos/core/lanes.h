@@ -49,6 +49,7 @@ FOS_NOINLINE fos_lane *fos_lane_new(fos_core *core, uint32_t index, uint32_t fro
             st->ended = k < from && fos_half_of(core, index, dir)->flags & FOS_HALF_FIN_DONE;
         }
     }
+    if (core->live) lane->writes = 1;         /* what waits for earlier bytes is ours to send */
     for (int dir = 0; dir < 2; dir++) {
         const fos_half *h = fos_half_of(core, index, dir);
         lane->way[dir].passed = lane->writes ? 0 : FOS_ALL;
@@ -67,11 +68,14 @@ static void fos_parked_free(fos_core *core, fos_parked *p) {
     fos_pool_give(&core->parked, p);
 }
 
+static void fos_keep_free(fos_core *core, struct fos_keep *keep);
+
 static void fos_lane_free(fos_core *core, fos_lane *lane) {
     for (int dir = 0; dir < 2; dir++) {
         fos_way *w = &lane->way[dir];
         for (uint32_t k = 0; k < lane->stage_count; k++) fos_edits_free(&w->stages[k].out, &core->blocks);
         free(w->stages);
+        fos_keep_free(core, w->keep);
         fos_edits_free(&w->sent, &core->blocks);
         while (w->first) {
             fos_parked *p = w->first;

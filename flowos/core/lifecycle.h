@@ -11,7 +11,7 @@
 #ifndef FOS_LIFECYCLE_H
 #define FOS_LIFECYCLE_H
 
-#include "lanes.h"
+#include "keeping.h"
 #include "sctp.h"
 
 /* ---- the ages of connections: who is evicted first ------------------------------------------- */

@@ -323,6 +323,7 @@ static int fos_core_init(fos_core *core) {
     fos_pool_init(&core->ooos, sizeof(fos_ooo), &core->blocks);
     fos_pool_init(&core->lane_pool, sizeof(fos_lane), &core->blocks);
     fos_pool_init(&core->parked, sizeof(fos_parked), &core->blocks);
+    fos_pool_init(&core->queued, sizeof(fos_queued), &core->blocks);
     memset(core->outlets.route, FOS_NO_OUTLET, sizeof core->outlets.route);
     fos_pool_init(&core->fields, FOS_FIELDS_ROOM, &core->blocks);
     fos_pool_init(&core->defrag.entries, sizeof(fos_defrag_entry), &core->blocks);
@@ -373,6 +374,7 @@ static void fos_core_destroy(fos_core *core) {
     fos_pool_destroy(&core->ooos);
     fos_pool_destroy(&core->lane_pool);
     fos_pool_destroy(&core->parked);
+    fos_pool_destroy(&core->queued);
     fos_pool_destroy(&core->fields);
     fos_table_destroy(&core->table);
     fos_blocks_destroy(&core->blocks);

@@ -241,6 +241,14 @@ static uint32_t fos_ip_end(const uint8_t *frame, uint32_t l3, uint32_t captured)
     return total < captured - l3 ? l3 + total : captured;
 }
 
+/* In line nothing is mapped any more once it is in the queue: only the sum of the edits counts. */
+static void fos_merge_prune(fos_core *core, fos_way *w) {
+    while (fos_edits_count(&w->sent) > 1) {
+        fos_edit old = fos_edits_take(&w->sent);
+        if (old.data) fos_block_drop(&core->blocks, old.data);
+    }
+}
+
 /* A unit of TCP's stream leaves: its bytes with their edits, and a FIN that came in the same packet. */
 static void fos_merge_tcp_unit(fos_core *core, fos_lane *lane, int dir, const fos_unit *u, const fos_unit *fin, int64_t ts) {
     fos_way *w = &lane->way[dir];
@@ -258,6 +266,14 @@ static void fos_merge_tcp_unit(fos_core *core, fos_lane *lane, int dir, const fo
     fos_merge_respin(core, lane, dir, th, header_off, u->kind == FOS_UNIT_SYN ? (uint64_t)-1 : final, &r);
     const fos_half *h = fos_half_of(core, lane->index, dir);
     if (u->kind != FOS_UNIT_SYN) r.seq = h->origin + (uint32_t)final;
+    if (w->keep) {                            /* in line: into the queue */
+        fos_seg segs[FOS_MERGE_SEGS];
+        uint32_t count = fos_merge_segs(&w->sent, first, s, e, u->frame + u->payload, segs, &total);
+        fos_keep_append(core, w, segs, count, total);
+        if (fin || u->kind == FOS_UNIT_FIN) w->keep->fin = w->fin_gone = 1;
+        fos_merge_prune(core, w);
+        return;
+    }
     uint32_t end = fos_ip_end(u->frame, u->l3, u->captured);
     uint32_t hl = fos_tcp_header_len(th);
     int has_fin = (th[13] & FOS_TCP_FIN) != 0;
@@ -331,13 +347,18 @@ static void fos_way_trailing(fos_core *core, fos_lane *lane, int dir, int64_t ts
     const fos_conn *c = &core->table.conns[lane->index];
     const fos_half *h = fos_half_of(core, lane->index, dir);
     if (c->key.proto != FOS_PROTO_TCP || core->plans[c->flow].packets) return;
-    if (!w->template_n || w->fin_gone || w->gone > fos_way_limit(w, lane->stage_count)) return;
+    if ((!w->template_n && !w->keep) || w->fin_gone || w->gone > fos_way_limit(w, lane->stage_count)) return;
     uint32_t before = w->sent.end - w->sent.first;
     uint64_t final = fos_edits_seq(&w->sent, w->gone), total;
     if (fos_merge_take(core, lane, dir, w->gone, 0) <= 0) return;
     fos_seg segs[FOS_MERGE_SEGS];
     uint32_t count = fos_merge_segs(&w->sent, w->sent.first + before, w->gone, w->gone, NULL, segs, &total);
     if (!total) return;
+    if (w->keep) {
+        fos_keep_append(core, w, segs, count, total);
+        fos_merge_prune(core, w);
+        return;
+    }
     fos_respun r = {.seq = h->origin + (uint32_t)final, .acks = w->acked, .q = w->acked_in, .final = w->acked_out,
                     .ack = fos_half_of(core, lane->index, !dir)->origin + (uint32_t)w->acked_out};
     uint8_t flags = (uint8_t)((w->template[w->template_l4 + 13] & ~(FOS_TCP_SYN | FOS_TCP_FIN | FOS_TCP_RST)) | FOS_TCP_PSH);
@@ -452,14 +473,19 @@ static int fos_merge_next_unit(fos_core *core, fos_lane *lane, int dir, uint64_t
     int tcp = c->key.proto == FOS_PROTO_TCP && !core->plans[c->flow].packets;
     if (u->kind == FOS_UNIT_GAP) {
         if (fos_merge_take(core, lane, dir, u->off + u->len, !tcp) < 0) return 0;
+    } else if (w->keep && u->kind == FOS_UNIT_SYN) {
+        ;                                     /* handshakes pass as they come */
+    } else if (w->keep && u->kind == FOS_UNIT_FIN) {
+        fos_way_trailing(core, lane, dir, ts);
+        w->keep->fin = w->fin_gone = 1;
     } else if (!u->frame || fos_unit_is_told(u) || (u->off < w->passed && (u->flags & FOS_UNIT_WAITED))) {
         ;                                     /* no packet brought it, or it left when it came, or leaves by itself */
     } else if (tcp) {
-        if (!fos_merge_ack_clear(core, lane, dir, u->frame + u->l4, u->packet)) return 0;
+        if (!w->keep && !fos_merge_ack_clear(core, lane, dir, u->frame + u->l4, u->packet)) return 0;
         if (u->kind == FOS_UNIT_DATA) {
             fin = fos_stream_unit(s, w->next_unit + 1);
             if (fin && (fin->kind != FOS_UNIT_FIN || !(u->frame[u->l4 + 13] & FOS_TCP_FIN) || fin->packet > number)) fin = NULL;
-        } else if (u->kind == FOS_UNIT_SYN) {  /* data that came with it leaves with it */
+        } else if (u->kind == FOS_UNIT_SYN && !w->keep) {  /* data that came with it leaves with it */
             data = fos_stream_unit(s, w->next_unit + 1);
             if (data && (data->kind != FOS_UNIT_DATA || data->packet != u->packet || data->off)) data = NULL;
             const fos_edits *edits = fos_way_edits(w, lane->stage_count);
@@ -560,6 +586,13 @@ FOS_NOINLINE fos_lane *fos_merge_lane_at(fos_core *core, const fos_transit *t) {
     return lane;
 }
 
+/* In line, TCP with a lane is kept going by us; it begins with the first packet behind the lane's making. */
+FOS_INLINE int fos_merge_keeps(fos_core *core, fos_lane *lane) {
+    const fos_conn *c = &core->table.conns[lane->index];
+    if (c->key.proto != FOS_PROTO_TCP || core->plans[c->flow].packets) return 0;
+    return lane->way[0].keep || !fos_keep_begin(core, lane);
+}
+
 static void fos_merge_entry(fos_core *core, const fos_transit *t) {
     fos_lane *lane = t->conn ? fos_lane_of(core, t->conn) : NULL;
     if (FOS_LIKELY(!lane)) {
@@ -574,6 +607,11 @@ static void fos_merge_entry(fos_core *core, const fos_transit *t) {
     lane->way[t->dir].link = t->link;
     lane->way[t->dir].iface = t->iface;
     fos_lane_touch(core, lane);
+    if (core->live && fos_merge_keeps(core, lane)) {
+        fos_keep_packet(core, lane, t);
+        fos_lane_drain(core, lane, t->number, t->ts, 0);
+        return;
+    }
     int unit = t->flags & (FOS_TRANSIT_DATA | FOS_TRANSIT_AHEAD);
     if (!unit || ((t->flags & FOS_TRANSIT_AHEAD) && !lane->writes)) fos_merge_park(core, lane, t);
     fos_lane_drain(core, lane, t->number, t->ts, 0);
@@ -620,11 +658,13 @@ static void fos_merge(fos_core *core) {
         if (core->in_line) {
             fos_lane_drain(core, lane, FOS_ALL, core->now, over);
             for (int dir = 0; dir < 2; dir++) fos_way_trailing(core, lane, dir, core->now);
+            if (core->live && fos_merge_keeps(core, lane)) fos_keep_output(core, lane);
         } else fos_lane_discard(core, lane);
         for (int dir = 0; dir < 2; dir++)
             fos_way_forget(&lane->way[dir], lane->stage_count, &core->blocks, fos_way_edits(&lane->way[dir], lane->stage_count));
         if (!core->stable) fos_lane_spill(core, lane);
     }
+    if (core->live) fos_keep_timers(core);
     if (core->outlets.count) fos_outlets_sync(&core->outlets);
 }
 

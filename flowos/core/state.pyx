@@ -63,6 +63,7 @@ cdef class Core:
         c.limits.pickup_pieces = config.pickup_pieces
         c.limits.pickup_bytes = config.pickup_bytes
         c.limits.pickup_ns = _nanoseconds(config.pickup_seconds)
+        c.limits.keep_bytes = config.keep_bytes
         c.limits.icmp_timeout_ns = _nanoseconds(config.timeout_icmp)
         for i in range(FOS_STATE_COUNT):
             c.limits.timeout_ns[i] = _nanoseconds(config.timeout_tcp_opening)

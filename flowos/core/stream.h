@@ -31,7 +31,7 @@ typedef struct fos_stream {
     uint64_t head_off;        /* stream offset of the oldest byte held */
     uint64_t tail_off;        /* one past the newest byte */
     uint32_t mss;             /* largest payload that the receiver takes, as its SYN said; 0: not known */
-    uint32_t spare;
+    uint32_t wscale;          /* shift of the receiver's window, as its SYN said, and 1; 0: none */
 } fos_stream;
 
 /* The record that the next unit goes into (the caller fills it in), or NULL when memory is out. */

@@ -119,6 +119,11 @@ FOS_NOINLINE void fos_tcp_wait(fos_core *core, uint32_t index, const fos_conn *c
     fos_half *h = fos_half_of(core, index, dir);
     fos_ooo *ooo = fos_ooo_of(core, h);
     if (!ooo) return;
+    if (FOS_UNLIKELY(core->live) && core->plans[c->flow].writes && (h->flags & FOS_HALF_STARTED) &&
+        (ooo->pieces.bytes >= core->limits.reassembly_bytes || ooo->pieces.count >= core->limits.reassembly_pieces)) {
+        FOS_COUNT(&core->counters, kept_no_room);   /* no hole is closed under an editor: the sender repeats it all */
+        return;
+    }
     fos_origin o = *from;
     const uint8_t *data = o.frame + payload;
     /* A reassembled block is kept by reference; a frame that will not stay is copied. */
@@ -267,6 +272,7 @@ FOS_NOINLINE void fos_tcp_ack_pickup(fos_core *core, uint32_t index, fos_conn *c
 /* The receiver of direction `dir` acknowledged what packet `p` says. */
 FOS_INLINE void fos_tcp_ack(fos_core *core, uint32_t index, fos_conn *c, int dir, const fos_pkt *p) {
     fos_half *h = fos_half_of(core, index, dir);
+    if (FOS_UNLIKELY(core->live) && core->table.lanes[index]) return;   /* it speaks of what left, not of what came */
     h->peer_ack = p->ack;
     uint8_t flags = h->flags | FOS_HALF_PEER_ACK;
     h->flags = flags;

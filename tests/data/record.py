@@ -309,6 +309,60 @@ def https(folder, keys):
         curl("-Z", f"{url}/index.html", f"{url}/large.txt", f"{url}/index.html?again", SSLKEYLOGFILE=str(keys))
 
 
+# What a server says, and what it waits for in between, up to the client's hello.
+GREETINGS = {
+    "smtp": (b"220 mail.flowos.example ESMTP\r\n", b"\n", b"250-mail.flowos.example\r\n250-SIZE 9\r\n250 STARTTLS\r\n",
+             b"STARTTLS\r\n", b"220 go ahead\r\n"),
+    "lmtp": (b"220 mail.flowos.example LMTP\r\n", b"\n", b"250-mail.flowos.example\r\n250 STARTTLS\r\n",
+             b"STARTTLS\r\n", b"220 go ahead\r\n"),
+    "pop3": (b"+OK here we are\r\n", b"STLS\r\n", b"+OK begin\r\n"),
+    "imap": (b"* OK IMAP4rev1 here\r\n", b"CAPABILITY\r\n",
+             b"* CAPABILITY IMAP4rev1 STARTTLS LOGINDISABLED\r\n. OK done\r\n", b"STARTTLS\r\n", b". OK begin\r\n"),
+    "ftp": (b"220 files here\r\n", b"AUTH TLS\r\n", b"234 begin\r\n"),
+    "nntp": (b"200 news here\r\n", b"CAPABILITIES\r\n", b"101 list:\r\nVERSION 2\r\nSTARTTLS\r\n.\r\n", b"STARTTLS\r\n",
+             b"382 begin\r\n"),
+    "sieve": (b'"IMPLEMENTATION" "ours"\r\n"STARTTLS"\r\nOK "ready"\r\n', b"STARTTLS\r\n", b'OK "begin"\r\n'),
+    "xmpp": (b"", b">", b"<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/"
+             b"streams' version='1.0'><stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:features>",
+             b"/>", b"<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"),
+    "postgres": (b"", b"\x04\xd2\x16\x2f", b"S"),
+    "mysql": (b"\x4a\0\0\0\x0a8.0.30\0\x08\0\0\0secretsa\0\xff\xff\xff\x02\0\xff\xdf\x15" + bytes(10)
+              + b"moresecretsa\0mysql_native_password\0", b"\0" * 23),
+    "ldap": (b"", b"1.3.6.1.4.1.1466.20037", bytes.fromhex("300c02010178070a010004000400")),
+}
+
+
+def starttls_server(port, words, cert, key):
+    """Serve one connection that becomes TLS after some words; runs in a child process."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    with socket.create_server((HOST, port)) as listener:
+        peer = listener.accept()[0]
+        for number, said in enumerate(words):
+            if number % 2 == 0:
+                peer.sendall(said)
+            else:
+                heard = b""
+                while not heard.endswith(said):
+                    heard += peer.recv(1)           # no byte of the hello
+        with context.wrap_socket(peer, server_side=True) as sealed:
+            sealed.sendall(sealed.recv(100))
+
+
+@recording
+def starttls(folder, keys):
+    """Talk TLS behind the words of other protocols: openssl s_client with a server for each."""
+    cert, key = certificate(folder)
+    for number, (protocol, words) in enumerate(GREETINGS.items()):
+        child = os.fork()
+        if not child:
+            starttls_server(4500 + number, words, cert, key)
+            os._exit(0)
+        time.sleep(0.3)
+        openssl_client(4500 + number, keys, [f"hello by {protocol}"], "-starttls", protocol)
+        os.waitpid(child, 0)
+
+
 def main():
     """Make the recordings that are named, or all."""
     os.environ.pop("SSLKEYLOGFILE", None)

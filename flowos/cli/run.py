@@ -116,9 +116,9 @@ class Session:
     def attach(self, want, module, arguments):
         """Attach one module as asked."""
         module.emit = self.emitter.of(module)
-        more = {"fail": arguments.fail} if arguments.fail is not None else {}
-        if arguments.threads != "inline":
-            more["threads"] = arguments.threads
+        if arguments.fail is not None:
+            module.fail = arguments.fail
+        more = {"threads": arguments.threads} if arguments.threads != "inline" else {}
         self.attached.append((self.engine.attach(module, want.flow, want.order, **more), want))
 
     def run(self, progress=None):

@@ -15,7 +15,7 @@ import flowos
 
 CAPTURE, OUT = Path("examples/demo.pcap"), Path("build/stripped.pcap")
 PATTERN = "<p>Hello.</p>"
-COMMAND = ["run", str(CAPTURE), "-w", str(OUT), "--flow", "web=tcp", "--attach", f"http_strip:pattern={PATTERN}@web"]
+COMMAND = ["run", str(CAPTURE), "-w", str(OUT), "--flow", "web=any", "--attach", f"http_strip:pattern={PATTERN}@web"]
 COMPLAINTS = "tcp.analysis.flags || tcp.checksum.status == Bad || ip.checksum.status == Bad"
 
 

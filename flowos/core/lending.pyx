@@ -6,6 +6,7 @@
 `offer` makes the windows of one attachment on one direction of a connection, `commit` takes one back
 with its edits and what it released, `settle` lets the stage pass what is not of its level, `forget`
 frees what all stages and the merger are done with.  Called by the engine only, in the pipeline's order.
+The file is long because these share one way of reading where a stage stands.
 """
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t

@@ -115,7 +115,8 @@ def run(arguments):
 
     from flowos.services import balancing, balancing_rules
     from flowos.services.balancing_loads import write_loads
-    from flowos.services.balancing_moves import transition
+    from flowos.services.balancing_mend import rebalance
+from flowos.services.balancing_moves import transition
     from .balance_report import as_json, as_tables
 
     space, wiring = balancing.Space(arguments.on), wiring_of(arguments.wiring)
@@ -130,7 +131,7 @@ def run(arguments):
     loads, counter = loads_of(arguments, space)
     options = {"imbalance": arguments.imbalance, "chunk": arguments.chunk, "finest": finest, "share": arguments.share}
     made = balancing.balance(loads, machines, **options) if before is None else \
-        balancing.rebalance(before, loads, machines, **options)
+        rebalance(before, loads, machines, **options)
     if made.plan.groups and arguments.rules is not None and arguments.groups is None:
         raise UsageFault("balance: the rules use hash groups: expected --groups FILE beside --rules")
     touched = transition(before, made.plan, counter.open.values()) if before is not None and counter is not None else None

@@ -170,7 +170,7 @@ class Plan:
     def from_json(cls, data):
         """Make a plan of what `to_json` gave.  UsageError names the field that is wrong."""
         expect(data, dict, "the plan", ("on", "machines", "prefixes"))
-        if data["on"] not in CHOICES:
+        if not isinstance(data["on"], str) or data["on"] not in CHOICES:
             raise UsageError(f"on: expected one of {', '.join(CHOICES)}, not {data['on']!r}")
         machines = machines_of(data)
         expect(data["prefixes"], list, "prefixes")

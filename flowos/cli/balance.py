@@ -102,59 +102,64 @@ def loads_of(arguments, space):
         return loads, read(*how, lambda done: bar.update(bar.task_ids[0], completed=done))
 
 
-def write_lines(path, lines):
-    """Write lines to a file, or nothing to no file."""
-    if path is not None:
+def write(arguments, made, loads, touched, wiring):
+    """Write the files that were asked for."""
+    import json
+
+    from flowos.services import balancing_rules
+    from flowos.services.balancing_loads import write_loads
+
+    texts = []
+    if arguments.rules is not None:                    # what is wrong with them is said before a file is touched
+        texts.append((arguments.rules, balancing_rules.rules(made.plan, wiring)))
+        if arguments.groups is not None:
+            texts.append((arguments.groups, balancing_rules.groups(made.plan, wiring)))
+    if arguments.pins is not None:
+        texts.append((arguments.pins, balancing_rules.pins(made.plan, wiring, touched.pins())))
+    if arguments.output is not None:
+        texts.append((arguments.output, [json.dumps(made.plan.to_json(), indent=1)]))
+    for path, lines in texts:
         with open(path, "w", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in lines)
+    if arguments.write_loads is not None:
+        with open(arguments.write_loads, "w", encoding="utf-8") as file:
+            write_loads(loads, file)
 
 
 def run(arguments):
     """Run `flowos balance`; the result is the exit code."""
     import json
 
-    from flowos.services import balancing, balancing_rules
-    from flowos.services.balancing_loads import write_loads
+    from flowos.services.balancing import Plan, Space, balance
     from flowos.services.balancing_mend import rebalance
-from flowos.services.balancing_moves import transition
+    from flowos.services.balancing_moves import transition
+    from flowos.services.balancing_plan import read_json
     from .balance_report import as_json, as_tables
 
-    space, wiring = balancing.Space(arguments.on), wiring_of(arguments.wiring)
+    if arguments.pins is not None and (arguments.plan is None or not arguments.inputs):
+        raise UsageFault("balance: --pins holds a capture's connections at an earlier plan's machines: expected IN and --plan")
+    space, wiring = Space(arguments.on), wiring_of(arguments.wiring)
     machines = machines_of(arguments.machines, wiring)
     finest = space.finest(arguments.finest_ipv4, arguments.finest_ipv6, arguments.finest_port)
-    before = None
+    before = touched = rivals = None
     if arguments.plan is not None:
-        from flowos.services.balancing_plan import read_json
-
         with open(arguments.plan, encoding="utf-8") as file:
-            before = read_json(file.read(), arguments.plan, balancing.Plan.from_json)
+            before = read_json(file.read(), arguments.plan, Plan.from_json)
     loads, counter = loads_of(arguments, space)
     options = {"imbalance": arguments.imbalance, "chunk": arguments.chunk, "finest": finest, "share": arguments.share}
-    made = balancing.balance(loads, machines, **options) if before is None else \
-        rebalance(before, loads, machines, **options)
+    made = balance(loads, machines, **options) if before is None else rebalance(before, loads, machines, **options)
     if made.plan.groups and arguments.rules is not None and arguments.groups is None:
         raise UsageFault("balance: the rules use hash groups: expected --groups FILE beside --rules")
-    touched = transition(before, made.plan, counter.open.values()) if before is not None and counter is not None else None
-    if arguments.output is not None:
-        with open(arguments.output, "w", encoding="utf-8") as file:
-            json.dump(made.plan.to_json(), file, indent=1)
-            file.write("\n")
-    if arguments.rules is not None:
-        write_lines(arguments.rules, balancing_rules.rules(made.plan, wiring))
-        write_lines(arguments.groups, balancing_rules.groups(made.plan, wiring))
-    if touched is not None and arguments.pins is not None:
-        write_lines(arguments.pins, balancing_rules.pins(made.plan, wiring, touched.pins()))
-    if arguments.write_loads is not None:
-        with open(arguments.write_loads, "w", encoding="utf-8") as file:
-            write_loads(loads, file)
-    rivals = None
+    if before is not None and counter is not None:
+        touched = transition(before, made.plan, counter.open)
     if arguments.compare:
         from flowos.services.balancing_rivals import compare
 
         rivals = compare(loads, machines, counter.traffic if counter is not None else None)
+    write(arguments, made, loads, touched, wiring)
     if arguments.json:
         json.dump(as_json(made, loads, touched, rivals), sys.stdout)
         print()
     else:
-        as_tables(made, loads, touched, rivals, arguments.limit, sys.stdout)
+        as_tables(made, touched, rivals, arguments.limit, sys.stdout)
     return OK

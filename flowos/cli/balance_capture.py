@@ -32,7 +32,7 @@ class LoadCounter(Module):
         # By connection slot: the number of its tree, and its key in a row wide enough for every tree.
         self.trees = numpy.zeros(1024, "u1")
         self.keys = numpy.zeros((1024, max(widths)), "u1")
-        self.open = {}
+        self.open = []
         self.traffic = [] if keep else None
 
     def opened(self, connection):
@@ -60,7 +60,7 @@ class LoadCounter(Module):
     def closed(self, connection, reason):
         """Keep what was open to the last."""
         if reason == "end":
-            self.open[connection.id] = Open(connection.proto, tuple(connection.a), tuple(connection.b))
+            self.open.append(Open(connection.proto, tuple(connection.a), tuple(connection.b)))
         if self.traffic is not None:
             load = sum(getattr(way, self.weigh) for way in (connection.a_to_b, connection.b_to_a))
             self.traffic.append(Traffic(connection.proto, tuple(connection.a), tuple(connection.b), float(load)))

@@ -56,7 +56,7 @@ def owner_text(owner):
     return " + ".join(f"{name} {weight / total:.0%}" for name, weight in owner.items())
 
 
-def as_tables(made, loads, touched, rivals, limit, file):
+def as_tables(made, touched, rivals, limit, file):
     """Print the result for people: a line that sums it up, then tables of at most `limit` rows."""
     console = Console(file=file, width=None if file.isatty() else PIPED_WIDTH, highlight=False)
     plan, total = made.plan, max(float(made.loads.sum()), 1e-300)

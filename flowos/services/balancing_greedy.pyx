@@ -156,9 +156,9 @@ def shed(double[::1] loads, const double[::1] quotas, const double[::1] ceilings
     No chunk is moved that would leave it less than `floor`.  `loads` (changed in place), `quotas` and
     `ceilings` have an entry per machine; a machine with quota 0 receives nothing.  `chunks` (radix.CHUNK) are the donor's, cut from the `trees` of load, and are not split past
     `finest[tree]` bits.  Below `threshold` a chunk need only stay under a ceiling, not a quota.
-    Chunks of less than `grain` are not split: when only they are left and do not fit, the work ends.
-    `shared` allows hash groups.  What fits nowhere is weighed against the donor as it is or, with
-    `stay`, as it would be with nothing else: then the rest goes and a hot chunk is not passed around.
+    Chunks of at most `grain` are not split: when only they are left and do not fit, the work ends.
+    `shared` allows hash groups.  What fits nowhere goes where it overloads least; where the donor,
+    once rid of all else, is as good as another, the chunk goes, or with `stay` it stays.
 
     Give (chunks, owners, groups, unplaced): what moved, to whom, where owner SHARED - g means
     group g of `groups`, a list of {machine: load}; and how many chunks were left that could neither be split nor
@@ -211,11 +211,11 @@ def shed(double[::1] loads, const double[::1] quotas, const double[::1] ceilings
             if load <= 0:
                 break
             machine = work.machines[0].index
-            room = quotas[machine] if load > threshold else ceilings[machine]
+            room = quotas[machine] if load > threshold and load > grain else ceilings[machine]
             work.pop()
             if loads[machine] + load > room * (1 + SLACK) or loads[donor] - load < floor * (1 - SLACK):
                 if work.chunks[chunk].length < last[work.chunks[chunk].tree]:
-                    if load < grain or work.n > MOST_CHUNKS:
+                    if load <= grain or work.n > MOST_CHUNKS:
                         break
                     work.reserve(2)
                     fos_chunk_split(nodes[work.chunks[chunk].tree], work.chunks + chunk,
@@ -225,11 +225,12 @@ def shed(double[::1] loads, const double[::1] quotas, const double[::1] ceilings
                     work.push(work.n - 1)
                     continue
                 if loads[machine] + load > ceilings[machine] * (1 + SLACK):
-                    if shared and work.machines[0].key > 0:
+                    least = load * SLACK
+                    if shared and work.machines[0].key > least:
                         with gil:
                             group = {}
                         loads[donor] -= load
-                        while load > 0 and work.machines[0].key > 0:
+                        while load > least and work.machines[0].key > least:
                             machine = work.machines[0].index
                             part = min(load, work.machines[0].key)
                             load -= part
@@ -237,23 +238,25 @@ def shed(double[::1] loads, const double[::1] quotas, const double[::1] ceilings
                             work.charge(part)
                             with gil:
                                 group[machine] = group.get(machine, 0.0) + part
-                        if load > 0:
+                        if load > least:                  # the others are full, the donor keeps the rest
                             loads[donor] += load
                             with gil:
                                 group[donor] = load
+                        else:
+                            loads[machine] += load
                         with gil:
                             groups.append(group)
                             work.give(chunk, SHARED - (len(groups) - 1))
                         continue
-                    # It overloads whoever has it: the one that it overloads least.
+                    # It overloads whoever has it: the one that it overloads least, the donor with nothing else or another.
                     best, least = donor, 1e300
                     if quotas[donor] > 0:
-                        least = (kept + load if stay else loads[donor]) / quotas[donor]
+                        least = (kept + load) / quotas[donor] * (1 - SLACK if stay else 1 + SLACK)
                     for i in range(n):
                         if i != donor and quotas[i] > 0:
                             ratio = (loads[i] + load) / quotas[i]
-                            if ratio < least * (1 - SLACK):
-                                best, least = i, ratio
+                            if ratio < least:
+                                best, least = i, ratio * (1 - SLACK)
                     if best == donor:
                         unplaced += 1
                         kept += load

@@ -9,14 +9,10 @@ taken, its parts given to those who own most of them already.
 import numpy
 
 from flowos import UsageError
-from flowos.services.balancing import (CHUNK_THRESHOLD, IMBALANCE, Balance, Fleet, Loads, Move, Plan, balance, grain, limits,
-                                       stubborn, write)
-from flowos.services.balancing_greedy import shed
-from flowos.services.balancing_table import PrefixTable
+from flowos.services.balancing import CHUNK_THRESHOLD, IMBALANCE, balance
+from flowos.services.balancing_plan import Fleet, Plan
+from flowos.services.balancing_work import SETTLE, SLACK, Move, Work, renamed
 
-#: A machine is brought to within this part of the allowed imbalance above or below its quota: one left
-#: at the limit itself would move traffic again with the next small rise.
-SETTLE = 0.5
 #: Prefixes per machine beyond which a fresh plan is looked for: the source claims fewer for one.
 PREFIXES_PER_MACHINE = 3
 
@@ -39,52 +35,36 @@ def rebalance(plan, loads, machines=None, imbalance=IMBALANCE, chunk=CHUNK_THRES
     machines = plan.machines if machines is None else Fleet(machines)
     if loads.space != plan.space:
         raise UsageError(f"the plan balances on {plan.space.on}, the loads are on {loads.space.on}")
-    finest = limits(loads, imbalance, chunk, finest)
-    most = PREFIXES_PER_MACHINE * len(machines) + len(loads.trees) if most is None else most
-    if loads.total <= 0:
-        loads = Loads.uniform(loads.space)
-    work = _Mending(plan, loads, machines, imbalance, chunk, finest, share)
+    work = Mending(plan, loads, machines, imbalance, chunk, finest, share)
     work.leave()
     work.relieve()
     work.join()
-    made = work.plan()
-    if len(made) > most:
-        fresh = _familiar(balance(loads, machines, imbalance, chunk, finest, share), plan, loads)
-        if len(fresh.plan) < len(made):
-            return fresh._replace(moves=moves(plan, fresh.plan, loads))
-    quotas = work.quotas[:len(machines)]
-    return Balance(made, work.mine[:len(machines)], quotas, *stubborn(loads, finest, quotas, imbalance), work.assumed,
-                   moves(plan, made, loads))
+    made, loads = work.balance(work.plan()), work.loads
+    if len(made.plan) > (PREFIXES_PER_MACHINE * len(machines) + len(loads.trees) if most is None else most):
+        fresh = balance(loads, machines, imbalance, chunk, finest, share)
+        if len(fresh.plan) < len(made.plan):
+            made = _familiar(fresh, plan, loads)
+    return made._replace(moves=moves(plan, made.plan, loads))
 
 
-class _Mending:
-    """A plan on its way: tables, and the load of each machine, in arrays that go on with those that left.
-
-    An owner in the tables is a machine (0 …), one that left (from `there`), or a hash group (from `base`).
-    """
+class Mending(Work):
+    """A plan on its way to other loads or machines."""
 
     def __init__(self, plan, loads, machines, imbalance, chunk, finest, share):
-        self.space, self.loads, self.machines, self.finest, self.share = plan.space, loads, machines, finest, share
         index = {machine.name: number for number, machine in enumerate(machines)}
-        self.known = {index[machine.name] for machine in plan.machines if machine.name in index}
-        self.there = self.base = len(machines)
-        heirs = []
+        heirs, after = [], len(machines)
         for machine in plan.machines:
-            heirs.append(index.get(machine.name, self.base))
-            self.base += machine.name not in index
-        self.quotas = numpy.zeros(self.base)
-        self.quotas[:self.there] = loads.total * machines.shares
-        self.ceilings = self.quotas * imbalance
-        self.margin = (imbalance - 1) * SETTLE
-        self.threshold, self.grain = chunk * loads.total / self.there, grain(self.quotas[:self.there], imbalance)
-        self.assumed = 0
+            heirs.append(index.get(machine.name, after))
+            after += machine.name not in index
+        super().__init__(loads, machines, imbalance, chunk, finest, share, after - len(machines))
+        self.known = {heir for heir in heirs if heir < self.there}
         self.inherit(plan, heirs)
 
     def inherit(self, plan, heirs):
         """Carry the tables over, and the hash groups that are still right.
 
-        A group stays while its members do, its prefix is too hot for one machine and none of its parts is; the
-        heaviest member of any other gets the prefix, to be shared anew if need be.
+        A group stays while its members do, its load is more than the smallest of them would carry with ease, and
+        no part is too much for its machine; the heaviest member of any other gets the prefix, to be shared anew if need be.
         """
         before, self.groups = len(plan.machines), []
         by_owner = _by_owner(plan.tables, self.loads, before + len(plan.groups))
@@ -92,39 +72,18 @@ class _Mending:
         for number, group in enumerate(plan.groups):
             load, total = by_owner[before + number], sum(group.values())
             members = {heirs[member]: weight for member, weight in group.items()}
-            if load > self.ceilings.max() * SETTLE and max(members) < self.there and \
-                    all(load * weight / total <= self.ceilings[member] for member, weight in members.items()):
+            if max(members) < self.there and load > SETTLE * min(self.ceilings[member] for member in members) and \
+                    all(load * weight / total <= self.ceilings[member] * SLACK for member, weight in members.items()):
                 heirs.append(self.base + len(self.groups))
                 self.groups.append(members)
             else:                                         # one that is there before one that left
                 heirs.append(min(members, key=lambda member: (member >= self.there, -members[member])))
-        self.tables = tuple(_renamed(table, heirs) for table in plan.tables)
+        self.tables = tuple(renamed(table, heirs) for table in plan.tables)
         by_owner = _by_owner(self.tables, self.loads, self.base + len(self.groups))
         self.mine = by_owner[:self.base].copy()
         for group, load in zip(self.groups, by_owner[self.base:]):
             for member, weight in group.items():
                 self.mine[member] += load * weight / sum(group.values())
-
-    def parts(self):
-        """Give a function from a machine to the chunks that it has now."""
-        found = [table.partition(tree, number)[:2] for number, (table, tree) in enumerate(zip(self.tables, self.loads.trees))]
-        chunks = numpy.concatenate([chunks for chunks, _ in found])
-        owners = numpy.concatenate([owners for _, owners in found])
-        order = numpy.argsort(owners, kind="stable")
-        borders = numpy.searchsorted(owners[order], numpy.arange(self.base + 1))
-        return lambda machine: chunks[order[borders[machine]:borders[machine + 1]]]
-
-    def shed(self, donor, chunks, goal, floor=0.0, receivers=None, stay=False):
-        """Let one machine shed load down to `goal`; `receivers` (None: all) may get some."""
-        rooms = self.quotas
-        if receivers is not None:
-            rooms = numpy.zeros(self.base)
-            rooms[[*receivers, donor]] = self.quotas[[*receivers, donor]]
-        moved, owners, groups, _ = shed(self.mine, rooms, self.ceilings, donor, chunks, self.loads.trees, self.finest,
-                                        self.threshold, self.grain, self.share and receivers is None, goal, floor, stay)
-        write(self.tables, moved, owners, self.base + len(self.groups))
-        self.groups += groups
-        self.assumed += int(((moved["node"] < 0) & (moved["load"] > 0)).sum())
 
     def leave(self):
         """Let the machines that left give everything away; the space where there is no load, to who has most room."""
@@ -142,17 +101,7 @@ class _Mending:
         for group in self.groups:                         # a leaver may hold the rest of what it shared
             for member in [member for member in group if member >= self.there]:
                 group[names[member]] = group.get(names[member], 0.0) + group.pop(member)
-        self.tables = tuple(_renamed(table, names) for table in self.tables)
-
-    def relieve(self):
-        """Let the overloaded shed what is too much, no further than below their quota by the margin."""
-        worst = numpy.argsort(-self.mine[:self.there] / self.quotas[:self.there])
-        donors = [int(donor) for donor in worst if self.mine[donor] > self.ceilings[donor] * (1 + 1e-9)]
-        part = self.parts() if donors else None
-        defaults = {table.prefixes()[0][2] for table in self.tables} if donors else ()
-        for donor in donors:
-            quota = self.quotas[donor]
-            self.shed(donor, part(donor), quota * (1 + self.margin), quota * (1 - self.margin), stay=donor not in defaults)
+        self.tables = tuple(renamed(table, names) for table in self.tables)
 
     def join(self):
         """Give those that came their part, in chunks of those that have most."""
@@ -165,20 +114,6 @@ class _Mending:
                 return
             if donor in self.known and self.mine[donor] > least[donor]:
                 self.shed(donor, part(donor), least[donor], least[donor], new, stay=True)
-
-    def plan(self):
-        """Give the plan, with the fewest prefixes that say the same."""
-        names = [*range(self.there), *[0] * (self.base - self.there), *range(self.there, self.there + len(self.groups))]
-        return Plan(self.space, self.machines, [_renamed(table, names).aggregated() for table in self.tables], self.groups)
-
-
-def _renamed(table, names):
-    """Give a table in which each owner is `names[owner]`."""
-    (_, _, default), *others = table.prefixes()           # the first is the whole space
-    renamed = PrefixTable(table.bits, names[default])
-    for key, length, owner in others:
-        renamed.add(key, length, names[owner])
-    return renamed
 
 
 def _by_owner(tables, loads, owners):
@@ -239,5 +174,5 @@ def _familiar(fresh, old, loads):
     groups = [{becomes[member]: weight for member, weight in group.items()} for group in plan.groups]
     mine = numpy.empty(count)
     mine[names[:count]] = fresh.loads
-    return fresh._replace(plan=Plan(plan.space, plan.machines, [_renamed(table, names) for table in plan.tables], groups),
+    return fresh._replace(plan=Plan(plan.space, plan.machines, [renamed(table, names) for table in plan.tables], groups),
                           loads=mine)

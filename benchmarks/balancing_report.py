@@ -122,10 +122,10 @@ def plot(result, path):
                                (limit, "Figure 2.5: prefixes, 100 machines", "maximum imbalance, less 1")):
         axes.set_title(title, loc="left")
         axes.set_xlabel(label)
-        axes.set_xscale("log")
         axes.spines[["top", "right"]].set_visible(False)
-    total.set_yscale("log")
-    limit.set_yscale("log")
+    for axes in (mean, limit):
+        axes.set_xscale("log")
+    limit.set_ylim(0)
     mean.set_ylim(0, 3.3)
     total.legend(frameon=False)
     figure.savefig(path, metadata={"Date": None})

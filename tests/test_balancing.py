@@ -223,6 +223,23 @@ def test_zipf_over_hosts_is_as_good_as_its_hottest_host_allows(exponent, count):
     assert balance(Loads.of_rows(Space("src"), rows), fleet(count), share=True).imbalance <= 1.1 * (1 + 1e-9)
 
 
+def test_what_cannot_be_split_is_packed_nearly_as_well_as_can_be():
+    """Against the best of all assignments of up to seven hosts to two or three machines."""
+    rng, worse = random.Random(1), []
+    for _ in range(150):
+        parts = [rng.choice([1, 1, 2, 3, rng.uniform(0.01, 5)]) for _ in range(rng.randint(1, 7))]
+        capacities = [rng.choice([1.0, 1.0, 2.0, 5.0]) for _ in range(rng.randint(2, 3))]
+        rows = [(f"{rng.getrandbits(8)}.{number}.3.4/32", float(part)) for number, part in enumerate(parts)]
+        quotas = [sum(parts) * capacity / sum(capacities) for capacity in capacities]
+        best = min(max(sum(part for part, mine in zip(parts, owners) if mine == machine) / quota
+                       for machine, quota in enumerate(quotas))
+                   for owners in itertools.product(range(len(quotas)), repeat=len(parts)))
+        made = balance(Loads.of_rows(Space("src"), rows), fleet(len(capacities), capacities))
+        assert made.bound <= best * (1 + 1e-9) and check(made, rows) <= 1.5 * max(best, 1.1)
+        worse.append(made.imbalance > max(best, 1.1) * (1 + 1e-9))
+    assert sum(worse) <= 0.05 * len(worse)
+
+
 # ---- mending ---------------------------------------------------------------------------------------------
 
 @given(ROWS, ROWS, CAPACITIES, st.data())

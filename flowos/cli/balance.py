@@ -14,6 +14,7 @@ import os
 import sys
 
 from . import OK, UsageFault
+from .inspect import natural
 
 ON = ("src", "dst", "src+port", "dst+port", "src-port", "dst-port")
 
@@ -28,10 +29,10 @@ def configure(parser):
                         help="the most load over what a machine is meant to have (1.1)")
     parser.add_argument("--chunk", type=float, default=0.2, metavar="X", help="chunk threshold, in mean loads (0.2)")
     parser.add_argument("--weigh", choices=("bytes", "packets"), default="bytes", help="what load is (bytes)")
-    parser.add_argument("--counters", type=int, default=16384, metavar="N", help="counters per family of addresses (16384; 0: one for every address)")
+    parser.add_argument("--counters", type=natural, default=16384, metavar="N", help="counters per family of addresses (16384; 0: one for every address)")
     parser.add_argument("--sample", type=float, default=1, metavar="N", help="count one packet in N (1)")
     for name, what in (("ipv4", "IPv4 prefix"), ("ipv6", "IPv6 prefix"), ("port", "prefix of ports")):
-        parser.add_argument(f"--finest-{name}", type=int, metavar="BITS", help=f"the longest {what} to use (all bits)")
+        parser.add_argument(f"--finest-{name}", type=natural, metavar="BITS", help=f"the longest {what} to use (all bits)")
     parser.add_argument("--share", action="store_true", help="share what is too hot by hash groups")
     parser.add_argument("--plan", metavar="FILE", help="mend this plan instead of making one")
     parser.add_argument("-o", "--output", metavar="FILE", help="write the plan (JSON)")
@@ -42,7 +43,7 @@ def configure(parser):
                         help="outside ports and the VLAN tags from A to B and back (1,2,100,200)")
     parser.add_argument("--write-loads", metavar="FILE", help="write the loads as --loads reads them")
     parser.add_argument("--compare", action="store_true", help="say what Wang et al. and hashing would do")
-    parser.add_argument("--limit", type=int, default=25, metavar="N", help="rows per table (25; 0: all)")
+    parser.add_argument("--limit", type=natural, default=25, metavar="N", help="rows per table (25; 0: all)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 

@@ -153,12 +153,15 @@ def shed(double[::1] loads, const double[::1] quotas, const double[::1] ceilings
          double threshold, double grain, bint shared=False, double goal=-1, double floor=0, bint stay=False):
     """Move chunks of an overloaded machine to others until its load is at most `goal` (its ceiling).
 
-    No chunk is moved that would leave it less than `floor`.  `loads` (changed in place), `quotas` and
-    `ceilings` have an entry per machine; a machine with quota 0 receives nothing.  `chunks` (radix.CHUNK) are the donor's, cut from the `trees` of load, and are not split past
-    `finest[tree]` bits.  Below `threshold` a chunk need only stay under a ceiling, not a quota.
-    Chunks of at most `grain` are not split: when only they are left and do not fit, the work ends.
-    `shared` allows hash groups.  What fits nowhere goes where it overloads least; where the donor,
-    once rid of all else, is as good as another, the chunk goes, or with `stay` it stays.
+    `loads` (changed in place), `quotas` and `ceilings` have an entry per machine; a machine with quota 0
+    receives nothing.  `chunks` (radix.CHUNK) are the donor's, cut from the `trees` of load, and are
+    not split past `finest[tree]` bits, nor where they hold no more than `grain`: when only such are left and do not
+    fit, the work ends.  Below `threshold` a chunk need only stay under a ceiling, not a quota.  None is
+    moved that would leave the donor less than `floor`.
+
+    What fits nowhere and cannot be split is `shared` by a hash group, if that is allowed; otherwise it goes where
+    it overloads least.  Where the donor, once rid of all else, is as good as another, it goes, or
+    with `stay` it stays.
 
     Give (chunks, owners, groups, unplaced): what moved, to whom, where owner SHARED - g means
     group g of `groups`, a list of {machine: load}; and how many chunks were left that could neither be split nor
@@ -173,6 +176,8 @@ def shed(double[::1] loads, const double[::1] quotas, const double[::1] ceilings
     cdef int32_t chunk, machine, best, unplaced = 0
     cdef double load, room, ratio, least, part, kept = 0
     cdef list groups = []
+    if chunks.dtype != CHUNK or not chunks.flags.c_contiguous:
+        raise UsageError(f"chunks are an array of radix.CHUNK, not of {chunks.dtype}")
     if not 0 <= donor < n or quotas.shape[0] != n or ceilings.shape[0] != n:
         raise UsageError(f"{n} loads, {quotas.shape[0]} quotas, {ceilings.shape[0]} ceilings, donor {donor} do not fit")
     if not 1 <= len(trees) <= 8 or len(finest) != len(trees):

@@ -25,7 +25,7 @@ def rebalance(plan, loads, machines=None, imbalance=IMBALANCE, chunk=CHUNK_THRES
     up for a fresh one with fewer (None: 3 per machine).  The other parameters and errors are those of `balance`.
     O(prefixes * bits + overloaded machines * machines).
 
-    >>> from flowos.services.balancing import Machine, Space
+    >>> from flowos.services.balancing import Loads, Machine, Space
     >>> loads = Loads.uniform(Space("src"), 90.0)
     >>> made = balance(loads, [Machine("a"), Machine("b"), Machine("c")])
     >>> fewer = rebalance(made.plan, loads, [Machine("a"), Machine("b")])

@@ -19,6 +19,7 @@ not balanced (ARP, other protocols) passes between the outside ports.
 Parts of an address split by ports take a rule for TCP and one for UDP, per direction.  What has no
 ports there (ICMP, fragments) belongs to port 0, whose machine gets the address itself.
 """
+from ipaddress import ip_address
 from typing import NamedTuple
 
 from flowos import UsageError
@@ -150,8 +151,6 @@ def actions(plan, wiring, owner, outward):
 
 def matches(space, number, key, length, outward):
     """Give the matches of a prefix in one direction: one, or one per protocol where it splits ports."""
-    from ipaddress import ip_address
-
     tree = space.trees[number]
     end = "src" if (space.end == "src") == outward else "dst"
     fields = ""
@@ -173,37 +172,25 @@ def with_ports(tree, table):
     An address that is split by ports gets a prefix of its own for port 0's owner; then the ports of
     all others must be named, those of the owner around the address included.
     """
-    prefixes = table.prefixes()
-    if not tree.port:
-        return prefixes
-    split = {}                                            # address -> its longer prefixes, {(port, bits): owner}
-    for key, length, owner in prefixes:
-        if length > tree.address:
-            port = int.from_bytes(key[tree.address // 8:], "big")
-            split.setdefault(key[:tree.address // 8], {})[port, length - tree.address] = owner
-    found = [entry for entry in prefixes if entry[1] < tree.address or
-             (entry[1] == tree.address and entry[0][:tree.address // 8] not in split)]
-    import numpy
+    size = tree.address // 8
 
+    def head(key, length):
+        return int.from_bytes(key[:size], "big") >> (tree.address - length)
+
+    whole, split = [], {}                                 # split: address -> {(port, bits): owner}
+    for key, length, owner in table.prefixes():
+        if length <= tree.address:
+            whole.append((key, length, owner))
+        else:
+            split.setdefault(key[:size], {})[int.from_bytes(key[size:], "big"), length - tree.address] = owner
+    found = [entry for entry in whole if entry[1] < tree.address or entry[0][:size] not in split]
     for address, inner in split.items():
-        # The last bits decide nothing here: a prefix of the whole address has no longer one above port 0's.
-        around = int(outer_owner(table, tree, prefixes, address))
-        pieces = list(cut(inner, 0, 0, around))
-        first = int(table.owners(numpy.frombuffer(address + bytes(2), "u1")[None, :])[0])
+        around = max((length, owner) for key, length, owner in whole if head(key, length) == head(address, length))[1]
+        (_, _, first), *others = cut(inner, 0, 0, around)
         found.append((address + bytes(2), tree.address, first))
         found += [(address + port.to_bytes(2, "big"), tree.address + bits, owner)
-                  for port, bits, owner in pieces if owner != first]
+                  for port, bits, owner in others if owner != first]
     return found
-
-
-def outer_owner(table, tree, prefixes, address):
-    """Give the owner of an address as a whole: of the longest prefix that no port is part of."""
-    number, best = int.from_bytes(address, "big"), (-1, None)
-    for key, length, owner in prefixes:
-        if best[0] < length <= tree.address and \
-                int.from_bytes(key[:len(address)], "big") >> (tree.address - length) == number >> (tree.address - length):
-            best = length, owner
-    return best[1]
 
 
 def cut(inner, port, bits, owner):

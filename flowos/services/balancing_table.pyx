@@ -148,6 +148,8 @@ cdef class PrefixTable:
         cdef Py_ssize_t i, n = len(chunks)
         cdef const uint8_t[::1] raw
         cdef const fos_chunk *chunk
+        if chunks.dtype != CHUNK or not chunks.flags.c_contiguous:
+            raise UsageError(f"chunks are an array of radix.CHUNK, not of {chunks.dtype}")
         if owners.shape[0] != n:
             raise UsageError(f"{n} chunks and {owners.shape[0]} owners: expected as many")
         if n:

@@ -88,7 +88,7 @@ class Work:
         self.ceilings = self.quotas * imbalance
         self.margin = (imbalance - 1) * SETTLE
         self.threshold = chunk * self.loads.total / self.there
-        self.grain = grain(self.quotas[:self.there], imbalance)
+        self.grain = grain(self.quotas[:self.there], imbalance, self.threshold)
         self.mine, self.tables, self.groups, self.assumed = numpy.zeros(self.base), (), [], 0
 
     def start(self):
@@ -167,13 +167,14 @@ class Work:
         return Balance(plan, self.mine[:self.there], self.quotas[:self.there], *self.unsplittable(), self.assumed)
 
 
-def grain(quotas, imbalance):
+def grain(quotas, imbalance, threshold):
     """Give the load below which a chunk is not split.
 
     While a machine is overloaded another is below its quota, so half of what the smallest may have too much finds
-    room.  The other two terms bound the work where hardly any imbalance is allowed, or capacities are wide apart.
+    room, as does what is below the chunk threshold.  The other terms bound the work where hardly any imbalance is
+    allowed, or capacities are wide apart.
     """
-    return max(quotas.min() * max((imbalance - 1) / 2, 1 / 4096), quotas.mean() / 65536)
+    return max(min(quotas.min() * max((imbalance - 1) / 2, 1 / 4096), threshold), quotas.mean() / 65536)
 
 
 def renamed(table, names):

@@ -16,6 +16,8 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
 
+import numpy
+
 from flowos import LimitError, UsageError
 
 cdef extern from "radix.h" nogil:
@@ -34,7 +36,7 @@ cdef extern from "radix.h" nogil:
     void fos_chunk_split(const fos_load *nodes, const fos_chunk *whole, fos_chunk *left, fos_chunk *right)
 
 #: A chunk as NumPy sees it: the layout of fos_chunk.
-CHUNK = [("load", "<f8"), ("node", "<i4"), ("tree", "u1"), ("length", "u1"), ("bits", "u1", (FOS_KEY_BYTES,))]
+CHUNK = numpy.dtype([("load", "<f8"), ("node", "<i4"), ("tree", "u1"), ("length", "u1"), ("bits", "u1", (FOS_KEY_BYTES,))])
 
 # A leaf forks once it has counted this many times the mean share of a counter: with 1, as many
 # leaves as there are counters would be forked by a uniform load, and folded again at once.
@@ -69,16 +71,11 @@ cdef class LoadTree:
         readonly int64_t samples       # keys that were counted, aged like the loads
         double aged_samples
 
-    def __cinit__(self):
-        self.nodes = NULL
-
-    def __init__(self, bits, counters=None, seed=1):
+    def __cinit__(self, bits, counters=None, seed=1):
         if not isinstance(bits, int) or not 1 <= bits <= 8 * FOS_KEY_BYTES:
             raise UsageError(f"a load tree's keys have 1 to {8 * FOS_KEY_BYTES} bits, not {bits!r}")
         if counters is not None and (not isinstance(counters, int) or not 2 <= counters <= 1 << 28):
             raise UsageError(f"a load tree has 2 to {1 << 28} counters, not {counters!r}")
-        if self.nodes != NULL:
-            raise UsageError("a load tree is made once")
         self.bits, self.counters, self.random = bits, counters, (<uint64_t>seed * 2 + 1) * 0x9E3779B97F4A7C15ULL
         self.nodes = <fos_load *>malloc(64 * sizeof(fos_load))
         if self.nodes == NULL:
@@ -155,17 +152,13 @@ cdef class LoadTree:
         if self.nodes[at].load < least and not self.nodes[left].left and not self.nodes[left + 1].left:
             self.fold(at)
 
-    cdef int make_room(self) except -1 nogil:
+    cdef void make_room(self, int64_t most) noexcept nogil:
         """Fold the coldest until a quarter of the counters is free."""
-        cdef int64_t wanted
-        cdef double least = FORK * self.nodes[0].load
-        with gil:
-            wanted = max(1, 3 * <int64_t>self.counters // 4)
-        least /= 4.0 * wanted
+        cdef int64_t wanted = max(3 * most // 4, <int64_t>1)
+        cdef double least = FORK * self.nodes[0].load / (4.0 * wanted)
         while self.leaves > wanted and self.nodes[0].left:
             self.fold_below(0, least)
             least = 2 * least if least > 0 else 1.0
-        return 0
 
     cdef const uint8_t *key(self, object prefix, int length, uint8_t *into) except NULL:
         """Check a prefix and copy its bits."""
@@ -223,8 +216,8 @@ cdef class LoadTree:
         cdef int64_t most = self.counters or 0
         if rows.shape[1] != self.width or loads.shape[0] != n:
             raise UsageError(f"keys ({n}, {rows.shape[1]}) and {loads.shape[0]} weights: expected (n, {self.width}) and n")
-        if not every >= 1:
-            raise UsageError(f"one packet in N is counted, N at least 1, not {every}")
+        if not 1 <= every <= 1e12:
+            raise UsageError(f"one packet in N is counted, N from 1 to 10**12, not {every}")
         if self.exports:
             raise UsageError("a load tree cannot count while its nodes are looked at")
         with nogil:
@@ -260,7 +253,7 @@ cdef class LoadTree:
         full = FORK * self.nodes[0].load / min(<double>most, self.aged_samples)
         if self.nodes[at].load > full:
             if self.leaves >= most:
-                self.make_room()
+                self.make_room(most)
             else:
                 self.fork(at)
         return 0
@@ -286,7 +279,7 @@ cdef class LoadTree:
         self.samples += other.samples
         self.aged_samples += other.aged_samples
         if self.counters is not None and self.leaves > self.counters:
-            self.make_room()
+            self.make_room(self.counters)
 
     cdef int join(self, int32_t at, LoadTree other, int32_t there) except -1:
         cdef int32_t left = other.nodes[there].left

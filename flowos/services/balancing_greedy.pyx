@@ -46,6 +46,7 @@ cdef struct Given:
 
 cdef enum:
     SHARED = -2
+    MOST_TREES = 8
     MOST_CHUNKS = 1 << 22           # 200 MB: only absurd capacities, a million to one, get there
 
 
@@ -78,15 +79,25 @@ cdef inline void sift_up(Entry *heap, Py_ssize_t at) noexcept nogil:
     heap[at] = moved
 
 
-cdef class _Work:
-    """The memory of one call: chunks, the two heaps, and what was decided."""
+cdef class _Shedding:
+    """One call of `shed`: the machines' loads, the chunks, the two heaps, and what was decided."""
 
     cdef:
+        double *loads
+        const double *quotas
+        const double *ceilings
+        const fos_load *nodes[MOST_TREES]
+        int[MOST_TREES] finest
+        int32_t donor, count            # the donor, and how many machines there are
+        bint shared, stay
+        double threshold, grain, goal, floor
+        double kept                     # load that could be neither split nor moved to advantage
         fos_chunk *chunks
-        Entry *waiting              # heap of chunks that are still the donor's
-        Entry *machines             # heap of the others by room
+        Entry *waiting                  # heap of chunks that are still the donor's
+        Entry *machines                 # heap of the others by room
         Given *given
         Py_ssize_t n, room, waits, others, gifts, gift_room
+        list groups
 
     def __dealloc__(self):
         free(self.chunks)
@@ -115,6 +126,58 @@ cdef class _Work:
         self.room = room
         return 0
 
+    cdef int start(self, chunks) except -1:
+        """Build both heaps."""
+        cdef const uint8_t[::1] raw
+        cdef Py_ssize_t i, count = len(chunks)
+        self.reserve(count)
+        self.machines = <Entry *>malloc(self.count * sizeof(Entry))
+        if self.machines == NULL:
+            raise MemoryError
+        if count:
+            raw = chunks.view("u1")
+            memcpy(self.chunks, &raw[0], count * sizeof(fos_chunk))
+        for i in range(count):
+            self.waiting[i].key, self.waiting[i].index = self.chunks[i].load, i
+        self.n = self.waits = count
+        for i in range(self.count):
+            if i != self.donor and self.quotas[i] > 0:
+                self.machines[self.others].key, self.machines[self.others].index = self.quotas[i] - self.loads[i], i
+                self.others += 1
+        for i in range(count // 2 - 1, -1, -1):
+            sift_down(self.waiting, count, i)
+        for i in range(self.others // 2 - 1, -1, -1):
+            sift_down(self.machines, self.others, i)
+        return 0
+
+    cdef int run(self) except -1 nogil:
+        """Go through the chunks, the largest first, until the donor is at its goal or nothing helps."""
+        cdef int32_t chunk, machine
+        cdef double load, most
+        cdef const fos_chunk *it
+        while self.waits and self.others and self.loads[self.donor] > self.goal * (1 + SLACK):
+            chunk, load = self.waiting[0].index, self.waiting[0].key
+            if load <= 0:
+                break
+            self.waits -= 1
+            self.waiting[0] = self.waiting[self.waits]
+            sift_down(self.waiting, self.waits, 0)
+            machine, it = self.machines[0].index, self.chunks + chunk
+            most = self.quotas[machine] if load > self.threshold and load > self.grain else self.ceilings[machine]
+            if self.loads[machine] + load <= most * (1 + SLACK) and self.loads[self.donor] - load >= self.floor * (1 - SLACK):
+                self.move(chunk, 0)
+            elif it.length < self.finest[it.tree]:
+                if load <= self.grain or self.n > MOST_CHUNKS:
+                    break
+                self.split(chunk)
+            elif self.loads[machine] + load <= self.ceilings[machine] * (1 + SLACK):
+                self.move(chunk, 0)
+            elif self.shared and self.machines[0].key > load * SLACK:
+                self.share(chunk)
+            else:
+                self.settle(chunk)
+        return 0
+
     cdef int give(self, int32_t chunk, int32_t owner) except -1 nogil:
         """Note who gets a chunk."""
         cdef void *more
@@ -130,161 +193,123 @@ cdef class _Work:
         self.gifts += 1
         return 0
 
-    cdef void pop(self) noexcept nogil:
-        """Take the largest chunk off the heap."""
-        self.waits -= 1
-        if self.waits:
-            self.waiting[0] = self.waiting[self.waits]
-            sift_down(self.waiting, self.waits, 0)
+    cdef void charge(self, Py_ssize_t at, double load) noexcept nogil:
+        """Move load from the donor to the machine at a place of the heap."""
+        self.loads[self.donor] -= load
+        self.loads[self.machines[at].index] += load
+        self.machines[at].key -= load
+        sift_down(self.machines, self.others, at)
 
-    cdef void push(self, int32_t chunk) noexcept nogil:
-        """Put a chunk on the heap; `reserve` made room."""
-        self.waiting[self.waits].key, self.waiting[self.waits].index = self.chunks[chunk].load, chunk
-        self.waits += 1
-        sift_up(self.waiting, self.waits - 1)
+    cdef int move(self, int32_t chunk, Py_ssize_t at) except -1 nogil:
+        """Give a chunk to the machine at a place of the heap."""
+        self.give(chunk, self.machines[at].index)
+        self.charge(at, self.chunks[chunk].load)
+        return 0
 
-    cdef void charge(self, double load) noexcept nogil:
-        """Take room from the machine that had most."""
-        self.machines[0].key -= load
-        sift_down(self.machines, self.others, 0)
+    cdef int split(self, int32_t chunk) except -1 nogil:
+        """Put the halves of a chunk on the heap in its place."""
+        cdef fos_chunk *halves
+        cdef int side
+        self.reserve(2)
+        halves = self.chunks + self.n
+        fos_chunk_split(self.nodes[self.chunks[chunk].tree], self.chunks + chunk, halves, halves + 1)
+        for side in range(2):
+            self.waiting[self.waits].key, self.waiting[self.waits].index = halves[side].load, self.n + side
+            self.waits += 1
+            sift_up(self.waiting, self.waits - 1)
+        self.n += 2
+        return 0
+
+    cdef int share(self, int32_t chunk) except -1 nogil:
+        """Make a hash group of the machines with most room; what does not fit stays the donor's part."""
+        cdef double load = self.chunks[chunk].load, least = load * SLACK, part
+        cdef int32_t machine = self.donor
+        with gil:
+            group = {}
+        while load > least and self.machines[0].key > least:
+            machine = self.machines[0].index
+            part = min(load, self.machines[0].key)
+            if load - part <= least:
+                part = load
+            load -= part
+            self.charge(0, part)
+            with gil:
+                group[machine] = group.get(machine, 0.0) + part
+        with gil:
+            if load > 0:
+                group[self.donor] = load
+            self.groups.append(group)
+            self.give(chunk, SHARED - (<int32_t>len(self.groups) - 1))
+        return 0
+
+    cdef int settle(self, int32_t chunk) except -1 nogil:
+        """Leave a chunk that overloads whoever has it where it overloads least; the donor counts as rid of all else."""
+        cdef double load = self.chunks[chunk].load, least = 1e300, ratio
+        cdef Py_ssize_t i, best = -1
+        cdef int32_t machine
+        if self.quotas[self.donor] > 0:
+            least = (self.kept + load) / self.quotas[self.donor] * (1 - SLACK if self.stay else 1 + SLACK)
+        for i in range(self.others):
+            machine = self.machines[i].index
+            ratio = (self.loads[machine] + load) / self.quotas[machine]
+            if ratio < least:
+                best, least = i, ratio * (1 - SLACK)
+        if best < 0:
+            self.kept += load
+            return 0
+        return self.move(chunk, best)
+
+    cdef tuple result(self):
+        """Copy what was decided: (chunks, owners, groups)."""
+        cdef uint8_t[::1] out
+        cdef int32_t[::1] whose
+        cdef Py_ssize_t i
+        moved, owners = numpy.empty(self.gifts, CHUNK), numpy.empty(self.gifts, "<i4")
+        if self.gifts:
+            out, whose = moved.view("u1"), owners
+            for i in range(self.gifts):
+                memcpy(&out[i * sizeof(fos_chunk)], self.chunks + self.given[i].chunk, sizeof(fos_chunk))
+                whose[i] = self.given[i].owner
+        return moved, owners, self.groups
 
 
 def shed(double[::1] loads, const double[::1] quotas, const double[::1] ceilings, int donor, chunks, trees, finest,
-         double threshold, double grain, bint shared=False, double goal=-1, double floor=0, bint stay=False):
-    """Move chunks of an overloaded machine to others until its load is at most `goal` (its ceiling).
+         double threshold, double grain, double goal, double floor=0, bint shared=False, bint stay=False):
+    """Move chunks of an overloaded machine to others until its load is at most `goal`.
 
     `loads` (changed in place), `quotas` and `ceilings` have an entry per machine; a machine with quota 0
-    receives nothing.  `chunks` (radix.CHUNK) are the donor's, cut from the `trees` of load, and are
-    not split past `finest[tree]` bits, nor where they hold no more than `grain`: when only such are left and do not
-    fit, the work ends.  Below `threshold` a chunk need only stay under a ceiling, not a quota.  None is
-    moved that would leave the donor less than `floor`.
+    receives nothing.  `chunks` (radix.CHUNK) are the donor's, cut from the `trees` of load.  They are
+    not split past `finest[tree]` bits, nor where they hold no more than `grain`: when only such are
+    left and do not fit, the work ends.  Below `threshold` a chunk need only stay under a ceiling, not
+    a quota.  None that can be split is moved if that would leave the donor less than `floor`.
 
-    What fits nowhere and cannot be split is `shared` by a hash group, if that is allowed; otherwise it goes where
-    it overloads least.  Where the donor, once rid of all else, is as good as another, it goes, or
-    with `stay` it stays.
+    What fits nowhere and cannot be split is `shared` by a hash group, if that is allowed; otherwise it
+    goes where it overloads least.  Where the donor, once rid of all else, is as good as another, it
+    goes, or with `stay` it stays.
 
-    Give (chunks, owners, groups, unplaced): what moved, to whom, where owner SHARED - g means
-    group g of `groups`, a list of {machine: load}; and how many chunks were left that could neither be split nor
-    moved to advantage.  O((splits + moves) * log(chunks + machines)); each chunk that fits nowhere
-    costs O(machines).  Runs without the GIL.
+    Give (chunks, owners, groups): what moved, and to whom, where owner SHARED - g means group g of
+    `groups`, a list of {machine: load}.  O((splits + moves) * log(chunks + machines)), and O(machines)
+    for each chunk that fits nowhere; without the GIL.  UsageError: arrays that do not fit together.
     """
-    cdef _Work work = _Work()
-    cdef Py_ssize_t i, n = loads.shape[0], count = len(chunks)
+    cdef _Shedding work = _Shedding()
+    cdef Py_ssize_t i, n = loads.shape[0]
     cdef const uint8_t[::1] raw
-    cdef const fos_load *nodes[8]
-    cdef int[8] last
-    cdef int32_t chunk, machine, best, unplaced = 0
-    cdef double load, room, ratio, least, part, kept = 0
-    cdef list groups = []
-    if chunks.dtype != CHUNK or not chunks.flags.c_contiguous:
-        raise UsageError(f"chunks are an array of radix.CHUNK, not of {chunks.dtype}")
     if not 0 <= donor < n or quotas.shape[0] != n or ceilings.shape[0] != n:
         raise UsageError(f"{n} loads, {quotas.shape[0]} quotas, {ceilings.shape[0]} ceilings, donor {donor} do not fit")
-    if not 1 <= len(trees) <= 8 or len(finest) != len(trees):
-        raise UsageError(f"1 to 8 trees are balanced together, not {len(trees)}, each with its finest length")
-    views = [memoryview(tree) for tree in trees]
+    if not 1 <= len(trees) <= MOST_TREES or len(finest) != len(trees):
+        raise UsageError(f"1 to {MOST_TREES} trees are balanced together, not {len(trees)}, each with its finest length")
+    if chunks.dtype != CHUNK or not chunks.flags.c_contiguous or (len(chunks) and chunks["tree"].max() >= len(trees)):
+        raise UsageError(f"chunks are an array of radix.CHUNK of {len(trees)} trees, not {chunks!r:.80}")
+    views = [memoryview(tree) for tree in trees]          # no tree grows while these are there
     for i in range(len(trees)):
         if not 0 <= finest[i] <= trees[i].bits:
             raise UsageError(f"tree {i} has {trees[i].bits} bits; its finest prefix cannot have {finest[i]}")
         raw = views[i]
-        nodes[i], last[i] = <const fos_load *>&raw[0], finest[i]
-    work.reserve(count + 2)
-    work.machines = <Entry *>malloc(max(n, <Py_ssize_t>1) * sizeof(Entry))
-    if work.machines == NULL:
-        raise MemoryError
-    if count:
-        raw = chunks.view("u1")
-        memcpy(work.chunks, &raw[0], count * sizeof(fos_chunk))
-    for i in range(count):
-        if work.chunks[i].tree >= len(trees):
-            raise UsageError(f"chunk {i} is of tree {work.chunks[i].tree}, and there are {len(trees)}")
-        work.waiting[i].key, work.waiting[i].index = work.chunks[i].load, i
-    work.n = work.waits = count
-    for i in range(n):
-        if i != donor and quotas[i] > 0:
-            work.machines[work.others].key, work.machines[work.others].index = quotas[i] - loads[i], i
-            work.others += 1
-    if goal < 0:
-        goal = ceilings[donor]
+        work.nodes[i], work.finest[i] = <const fos_load *>&raw[0], finest[i]
+    work.loads, work.quotas, work.ceilings, work.donor, work.count = &loads[0], &quotas[0], &ceilings[0], donor, n
+    work.threshold, work.grain, work.goal, work.floor = threshold, grain, goal, floor
+    work.shared, work.stay, work.groups = shared, stay, []
+    work.start(chunks)
     with nogil:
-        for i in range(work.waits // 2 - 1, -1, -1):
-            sift_down(work.waiting, work.waits, i)
-        for i in range(work.others // 2 - 1, -1, -1):
-            sift_down(work.machines, work.others, i)
-        while work.waits and work.others and loads[donor] > goal * (1 + SLACK):
-            chunk, load = work.waiting[0].index, work.waiting[0].key
-            if load <= 0:
-                break
-            machine = work.machines[0].index
-            room = quotas[machine] if load > threshold and load > grain else ceilings[machine]
-            work.pop()
-            if loads[machine] + load > room * (1 + SLACK) or loads[donor] - load < floor * (1 - SLACK):
-                if work.chunks[chunk].length < last[work.chunks[chunk].tree]:
-                    if load <= grain or work.n > MOST_CHUNKS:
-                        break
-                    work.reserve(2)
-                    fos_chunk_split(nodes[work.chunks[chunk].tree], work.chunks + chunk,
-                                    work.chunks + work.n, work.chunks + work.n + 1)
-                    work.n += 2
-                    work.push(work.n - 2)
-                    work.push(work.n - 1)
-                    continue
-                if loads[machine] + load > ceilings[machine] * (1 + SLACK):
-                    least = load * SLACK
-                    if shared and work.machines[0].key > least:
-                        with gil:
-                            group = {}
-                        loads[donor] -= load
-                        while load > least and work.machines[0].key > least:
-                            machine = work.machines[0].index
-                            part = min(load, work.machines[0].key)
-                            load -= part
-                            loads[machine] += part
-                            work.charge(part)
-                            with gil:
-                                group[machine] = group.get(machine, 0.0) + part
-                        if load > least:                  # the others are full, the donor keeps the rest
-                            loads[donor] += load
-                            with gil:
-                                group[donor] = load
-                        else:
-                            loads[machine] += load
-                        with gil:
-                            groups.append(group)
-                            work.give(chunk, SHARED - (len(groups) - 1))
-                        continue
-                    # It overloads whoever has it: the one that it overloads least, the donor with nothing else or another.
-                    best, least = donor, 1e300
-                    if quotas[donor] > 0:
-                        least = (kept + load) / quotas[donor] * (1 - SLACK if stay else 1 + SLACK)
-                    for i in range(n):
-                        if i != donor and quotas[i] > 0:
-                            ratio = (loads[i] + load) / quotas[i]
-                            if ratio < least:
-                                best, least = i, ratio * (1 - SLACK)
-                    if best == donor:
-                        unplaced += 1
-                        kept += load
-                        continue
-                    loads[donor] -= load
-                    loads[best] += load
-                    for i in range(work.others):
-                        if work.machines[i].index == best:
-                            work.machines[i].key -= load
-                            sift_down(work.machines, work.others, i)
-                            break
-                    work.give(chunk, best)
-                    continue
-            loads[donor] -= load
-            loads[machine] += load
-            work.charge(load)
-            work.give(chunk, machine)
-    moved, owners = numpy.empty(work.gifts, CHUNK), numpy.empty(work.gifts, "<i4")
-    cdef uint8_t[::1] out
-    cdef int32_t[::1] whose
-    if work.gifts:
-        out, whose = moved.view("u1"), owners
-        for i in range(work.gifts):
-            memcpy(&out[i * sizeof(fos_chunk)], work.chunks + work.given[i].chunk, sizeof(fos_chunk))
-            whose[i] = work.given[i].owner
-    return moved, owners, groups, unplaced
+        work.run()
+    return work.result()

@@ -107,8 +107,8 @@ class Work:
         if receivers is not None:
             rooms = numpy.zeros(self.base)
             rooms[[*receivers, donor]] = self.quotas[[*receivers, donor]]
-        moved, owners, groups, _ = shed(self.mine, rooms, self.ceilings, donor, chunks, self.loads.trees, self.finest,
-                                        self.threshold, self.grain, self.share and receivers is None, goal, floor, stay)
+        moved, owners, groups = shed(self.mine, rooms, self.ceilings, donor, chunks, self.loads.trees, self.finest,
+                                     self.threshold, self.grain, goal, floor, self.share and receivers is None, stay)
         if groups:
             owners = numpy.where(owners < 0, self.base + len(self.groups) - 2 - owners, owners).astype("<i4")
             self.groups += groups

@@ -253,7 +253,8 @@ def drift(periods, machines=50):
         moved, fresh_moved, prefixes, fresh_prefixes, imbalance = zip(*seen)
         rows.append({"distribution": name, "machines": machines, "periods": periods, "moved": statistics.mean(moved),
                      "fresh_moved": statistics.mean(fresh_moved), "prefixes": statistics.mean(prefixes),
-                     "most_prefixes": max(prefixes), "fresh_prefixes": statistics.mean(fresh_prefixes), "imbalance": max(imbalance)})
+                     "most_prefixes": max(prefixes), "fresh_prefixes": statistics.mean(fresh_prefixes),
+                     "imbalance": max(imbalance)})
     return rows
 
 
@@ -264,9 +265,11 @@ def fleets(counts=(10, 50, 200)):
         loads = spread(distribution("random-exponential"))
         made = balance(loads, fleet(count))
         more, fewer = rebalance(made.plan, loads, fleet(count + 1)), rebalance(made.plan, loads, fleet(count)[:-1])
-        rows.append({"machines": count, "joined": more.moved, "join_least": 1 / (count + 1), "join_load": float(more.loads[-1] * (count + 1)),
-                     "left": fewer.moved, "leave_least": float(made.loads[-1]), "join_prefixes": given(more.plan) - given(made.plan),
-                     "leave_prefixes": given(fewer.plan) - given(made.plan), "imbalance": max(more.imbalance, fewer.imbalance)})
+        rows.append({"machines": count, "imbalance": max(more.imbalance, fewer.imbalance),
+                     "joined": more.moved, "join_least": 1 / (count + 1),
+                     "join_prefixes": given(more.plan) - given(made.plan),
+                     "left": fewer.moved, "leave_least": float(made.loads[-1]),
+                     "leave_prefixes": given(fewer.plan) - given(made.plan)})
     return rows
 
 

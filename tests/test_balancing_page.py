@@ -38,6 +38,16 @@ def test_the_claims_hold_in_the_result(report, result):
         assert tail[exponent, "to ports, all counted"]["torn"] < 0.5 < tail[exponent, "5-tuple hash"]["torn"]
 
 
+def test_the_listing_in_python_is_the_same_algorithm(report):
+    """The rival in the benchmark gives as many prefixes, where no loads tie."""
+    benchmark = importlib.import_module("balancing")
+    for name in ("gauss-narrow", "random-uniform", "random-exponential"):
+        values = benchmark.distribution(name, 12)
+        for count in (2, 10, 50):
+            assert benchmark.listing(values, count) == benchmark.given(benchmark.balance(benchmark.spread(values), benchmark.fleet(count)).plan)
+    assert benchmark.listing(benchmark.distribution("zipf", 8, exponent=2.0), 10) is None
+
+
 def test_a_page_that_wants_a_table_that_is_not_there_is_refused(report, result):
     with pytest.raises(KeyError, match="nothing"):
         report.rewritten("<!-- nothing -->\n\n<!-- end -->", result)

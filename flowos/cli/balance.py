@@ -23,13 +23,15 @@ def configure(parser):
     """Add the command's arguments."""
     parser.add_argument("inputs", nargs="*", metavar="IN", help="capture file, or - for standard input")
     parser.add_argument("--loads", metavar="FILE", help="take the load from this file (PREFIX LOAD) and from no capture")
-    parser.add_argument("--machines", required=True, metavar="N|FILE", help="how many equal machines, or a JSON file of them")
+    parser.add_argument("--machines", required=True, metavar="N|FILE",
+                        help="how many equal machines, or a JSON file of them")
     parser.add_argument("--on", choices=ON, default="src", help="what to balance on (src): " + ", ".join(ON))
     parser.add_argument("--imbalance", type=float, default=1.1, metavar="X",
                         help="the most load over what a machine is meant to have (1.1)")
     parser.add_argument("--chunk", type=float, default=0.2, metavar="X", help="chunk threshold, in mean loads (0.2)")
     parser.add_argument("--weigh", choices=("bytes", "packets"), default="bytes", help="what load is (bytes)")
-    parser.add_argument("--counters", type=natural, default=16384, metavar="N", help="counters per family of addresses (16384; 0: one for every address)")
+    parser.add_argument("--counters", type=natural, default=16384, metavar="N",
+                        help="counters per family of addresses (16384; 0: one for every address)")
     parser.add_argument("--sample", type=float, default=1, metavar="N", help="count one packet in N (1)")
     for name, what in (("ipv4", "IPv4 prefix"), ("ipv6", "IPv6 prefix"), ("port", "prefix of ports")):
         parser.add_argument(f"--finest-{name}", type=natural, metavar="BITS", help=f"the longest {what} to use (all bits)")
@@ -138,7 +140,8 @@ def run(arguments):
     from .balance_report import as_json, as_tables
 
     if arguments.pins is not None and (arguments.plan is None or not arguments.inputs):
-        raise UsageFault("balance: --pins holds a capture's connections at an earlier plan's machines: expected IN and --plan")
+        raise UsageFault("balance: --pins holds a capture's connections where an earlier plan had them: "
+                         "expected IN and --plan")
     space, wiring = Space(arguments.on), wiring_of(arguments.wiring)
     machines = machines_of(arguments.machines, wiring)
     finest = space.finest(arguments.finest_ipv4, arguments.finest_ipv6, arguments.finest_port)

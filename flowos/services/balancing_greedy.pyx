@@ -164,7 +164,8 @@ cdef class _Shedding:
             sift_down(self.waiting, self.waits, 0)
             machine, it = self.machines[0].index, self.chunks + chunk
             most = self.quotas[machine] if load > self.threshold and load > self.grain else self.ceilings[machine]
-            if self.loads[machine] + load <= most * (1 + SLACK) and self.loads[self.donor] - load >= self.floor * (1 - SLACK):
+            if self.loads[machine] + load <= most * (1 + SLACK) and \
+                    self.loads[self.donor] - load >= self.floor * (1 - SLACK):
                 self.move(chunk, 0)
             elif it.length < self.finest[it.tree]:
                 if load <= self.grain or self.n > MOST_CHUNKS:

@@ -136,15 +136,22 @@ def _common(before, after):
 
 
 def moves(before, after, loads):
-    """List what changes hands between two plans of one space, in the order of keys."""
+    """List what changes hands between two plans of one space: the fewest prefixes, in the order of keys."""
     known, listed = _common(before, after), []
     for number, (old, new, tree) in enumerate(zip(before.tables, after.tables, loads.trees)):
         chunks, now, then = new.partition(tree, number, old)
-        for at in numpy.flatnonzero(known[1][now] != known[0][then]):
-            piece = chunks[at]
-            key = piece["bits"].tobytes()[:loads.space.trees[number].width]
-            listed.append(Move(loads.space.format(number, key, int(piece["length"])), before.described(int(then[at])),
-                               after.described(int(now[at])), float(piece["load"])))
+        bits, found = 8 * tree.width, []
+        for at in numpy.flatnonzero(known[1][now] != known[0][then]).tolist():
+            length = int(chunks["length"][at])
+            value = int.from_bytes(chunks["bits"][at].tobytes()[:tree.width], "big") >> (bits - length)
+            change, load = (int(then[at]), int(now[at])), float(chunks["load"][at])
+            while found and value & 1 and found[-1][:3] == (value - 1, length, change):      # two halves make a whole
+                load += found.pop()[3]
+                value, length = value >> 1, length - 1
+            found.append((value, length, change, load))
+        for value, length, (was, will), load in found:
+            key = (value << (bits - length)).to_bytes(tree.width, "big")
+            listed.append(Move(loads.space.format(number, key, length), before.described(was), after.described(will), load))
     return listed
 
 

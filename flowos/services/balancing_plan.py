@@ -68,7 +68,8 @@ class Plan:
     `groups` is a list of {machine index: weight}.  `default` is the index of the machine that owns the
     whole space but for the prefixes.
 
-    >>> plan = Plan.of_prefixes(Space("src"), [Machine("a"), Machine("b")], [("0.0.0.0/0", "a"), ("10.0.0.0/8", "b"), ("::/0", "a")])
+    >>> prefixes = [("0.0.0.0/0", "a"), ("10.0.0.0/8", "b"), ("::/0", "a")]
+    >>> plan = Plan.of_prefixes(Space("src"), [Machine("a"), Machine("b")], prefixes)
     >>> plan.owner("10.1.1.1"), plan.owner("2001:db8::1"), len(plan)
     ('b', 'a', 3)
     """

@@ -71,7 +71,10 @@ def wang(space, machines, imbalance=1.1):
 
 
 class Hashed(NamedTuple):
-    """What hashing does: the imbalance, and the ends whose connections meet several machines, of how many, with their part of the load."""
+    """What hashing does: the imbalance, and how many ends, of how many, have connections on several machines.
+
+    `torn_load` is their part of the load.
+    """
 
     imbalance: float
     torn: int
@@ -91,7 +94,8 @@ def hashed(space, machines, connections, by="5tuple", seed=0):
     keys, ends, loads = [], {}, []
     for connection in connections:
         end = space.key(*(connection.a if space.end == "src" else connection.b), connection.proto)
-        text = repr((seed, end) if by == "end" else (seed, connection.proto, *sorted((connection.a, connection.b), key=repr)))
+        both = connection.proto, *sorted((connection.a, connection.b), key=repr)
+        text = repr((seed, end) if by == "end" else (seed, *both))
         keys.append(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2 ** 64)
         loads.append(connection.load)
         ends.setdefault(end, []).append(len(keys) - 1)

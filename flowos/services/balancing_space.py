@@ -149,6 +149,7 @@ class Space:
             if limit is not None and not 0 <= limit <= tree.address:
                 raise UsageError(f"the finest prefix of {tree.family} has 0 to {tree.address} bits, not {limit}")
             if port is not None and not (tree.port and 0 <= port <= tree.port):
-                raise UsageError(f"the finest prefix of ports has 0 to {PORT_BITS} bits, where ports are balanced on, not {port}")
+                raise UsageError(f"the finest prefix of ports has 0 to {PORT_BITS} bits, where ports are balanced on, "
+                                 f"not {port}")
             limits.append(limit if limit is not None else tree.address + (tree.port if port is None else port))
         return tuple(limits)

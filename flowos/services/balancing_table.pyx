@@ -190,7 +190,7 @@ cdef class PrefixTable:
                 found.append(((value << (8 * self.width - length)).to_bytes(self.width, "big"), length,
                               self.nodes[at].owner))
             if self.nodes[at].left:
-                todo += [(self.nodes[at].left + 1, value << 1 | 1, length + 1), (self.nodes[at].left, value << 1, length + 1)]
+                todo += [(self.nodes[at].left + side, value << 1 | side, length + 1) for side in (1, 0)]
         return found
 
     def partition(self, load, int tree=0, PrefixTable other=None):

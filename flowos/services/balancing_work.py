@@ -119,7 +119,8 @@ class Work:
 
     def parts(self):
         """Give a function from a machine to the chunks that it has now."""
-        found = [table.partition(tree, number)[:2] for number, (table, tree) in enumerate(zip(self.tables, self.loads.trees))]
+        found = [table.partition(tree, number)[:2]
+                 for number, (table, tree) in enumerate(zip(self.tables, self.loads.trees))]
         chunks = numpy.concatenate([chunks for chunks, _ in found])
         owners = numpy.concatenate([owners for _, owners in found])
         order = numpy.argsort(owners, kind="stable")
@@ -141,7 +142,8 @@ class Work:
             part = self.parts()
             for donor in donors:
                 quota = self.quotas[donor]
-                self.shed(donor, part(donor), quota * (1 + self.margin), quota * (1 - self.margin), stay=donor not in defaults)
+                self.shed(donor, part(donor), quota * (1 + self.margin), quota * (1 - self.margin),
+                          stay=donor not in defaults)
             if (self.mine == before).all():
                 return
 
@@ -160,7 +162,9 @@ class Work:
         if self.base > self.there:                        # groups follow the machines that are there
             names = [*range(self.there), *[0] * (self.base - self.there), *range(self.there, self.there + len(self.groups))]
             tables = [renamed(table, names) for table in tables]
-        return Plan(self.loads.space, self.machines, [table.aggregated() for table in tables] if fewest else tables, self.groups)
+        if fewest:
+            tables = [table.aggregated() for table in tables]
+        return Plan(self.loads.space, self.machines, tables, self.groups)
 
     def balance(self, plan):
         """Give the result."""

@@ -325,7 +325,7 @@ cdef class LoadTree:
         return 0
 
     def heavy(self, int length, double least):
-        """List the prefixes of one length that have at least the load `least` (above 0), in the order of keys: (prefix, load)."""
+        """List the prefixes of one length with a load of at least `least`, above 0: (prefix, load) in the order of keys."""
         cdef fos_chunk chunk
         if not 0 <= length <= self.bits or not least > 0:
             raise UsageError(f"prefixes of {length} bits with a load of {least}: expected at most {self.bits}, and above 0")

@@ -33,6 +33,7 @@ def configure(parser):
     add("minimum", float, settings.durations.minimum, "shortest duration")
     add("packet-rate", float, settings.packet_rate, "packets of a connection per second")
     add("state-bytes", int, settings.state_bytes, "bytes of a state")
+    add("shared-bytes", int, settings.shared_bytes, "bytes of shared state, copied at the start")
     add("slow", float, settings.slow, "bit/s in the rounds of pre-copy")
     add("fast", float, settings.fast, "bit/s when states are frozen")
     add("round-trip", float, settings.round_trip, "round trip between the machines")

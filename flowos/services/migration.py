@@ -24,8 +24,8 @@ from typing import NamedTuple
 from flowos import UsageError
 
 # Phases of the source.
-SERVING, IDLE, COPYING, HANDOVER, RETURNING, ACCEPTING, DONE = (
-    "serving", "idle", "copying", "handover", "returning", "accepting", "done")
+SERVING, OPENING, IDLE, COPYING, HANDOVER, RETURNING, ACCEPTING, DONE = (
+    "serving", "opening", "idle", "copying", "handover", "returning", "accepting", "done")
 # Phases that only the destination has.
 STANDBY, CHAINED = "standby", "chained"
 # What can be with a batch in flight.
@@ -36,7 +36,8 @@ START, ABORT, TICK, REDIRECTED, PEER_DEAD = "start", "abort", "tick", "redirecte
 # ... and messages from the peer.
 OPEN, FREED, STAGE, COMMIT, RECALL, DRAINED, RETURN, ACCEPT = (
     "open", "freed", "stage", "commit", "recall", "drained", "return", "accept")
-STAGED, CONFIRMED, RECALLED, RETURNED, ACCEPTED = "staged", "confirmed", "recalled", "returned", "accepted"
+OPENED, STAGED, CONFIRMED, RECALLED, RETURNED, ACCEPTED = (
+    "opened", "staged", "confirmed", "recalled", "returned", "accepted")
 OVERDUE = "overdue"                     # a batch's own event: its tick came too late
 
 # Actions that are not messages of the same name.
@@ -56,7 +57,12 @@ class Row(NamedTuple):
 
 
 PHASES = (
-    Row(SERVING, START, "", IDLE, (STOP, OPEN)),
+    # Packets without state are forwarded from here on; behind OPEN they find B ready.
+    Row(SERVING, START, "", OPENING, (STOP, OPEN)),
+    Row(OPENING, OPENED, "", IDLE, ()),
+    Row(OPENING, TICK, "", OPENING, ()),
+    Row(OPENING, ABORT, "", RETURNING, (HOLD, RETURN)),
+    Row(OPENING, PEER_DEAD, "", SERVING, (RECLAIM, RESUME)),
     Row(IDLE, TICK, "empty", HANDOVER, (REDIRECT,)),
     Row(IDLE, TICK, "quiet", COPYING, (FREEZE,)),
     Row(IDLE, TICK, "", IDLE, ()),
@@ -77,6 +83,7 @@ PHASES = (
     Row(DONE, REDIRECTED, "", DONE, ()),
     Row(DONE, PEER_DEAD, "", SERVING, (ATTRACT, RECLAIM, RESUME)),
     # The way back: B gives everything, and forgets before A touches it.
+    Row(RETURNING, OPENED, "", RETURNING, ()),
     Row(RETURNING, RETURNED, "", ACCEPTING, (INSTALL, ACCEPT)),
     Row(RETURNING, TICK, "", RETURNING, ()),
     Row(RETURNING, ABORT, "", RETURNING, ()),
@@ -111,7 +118,7 @@ BATCHES = (
 )
 
 DESTINATION = (
-    Row(STANDBY, OPEN, "", CHAINED, (INSTALL,)),
+    Row(STANDBY, OPEN, "", CHAINED, (INSTALL, OPENED)),
     Row(CHAINED, FREED, "", CHAINED, (RELEASE,)),
     Row(CHAINED, STAGE, "", CHAINED, (KEEP, STAGED)),
     Row(CHAINED, COMMIT, "", CHAINED, (OWN, CONFIRMED)),
@@ -121,7 +128,8 @@ DESTINATION = (
     # A is dead.  What is staged was frozen there and A did not thaw it: the copies are exact.
     Row(CHAINED, PEER_DEAD, "", SERVING, (OWN_ALL, RECLAIM, ATTRACT, RESUME)),
     Row(RETURNING, ACCEPT, "", STANDBY, (FORGET, ACCEPTED)),
-    Row(RETURNING, PEER_DEAD, "", SERVING, (RECLAIM, ATTRACT, RESUME)),
+    # What it returned it has not forgotten, and A has not touched it: exact as well.
+    Row(RETURNING, PEER_DEAD, "", SERVING, (OWN_ALL, RECLAIM, ATTRACT, RESUME)),
     Row(SERVING, PEER_DEAD, "", SERVING, (ATTRACT,)),
     Row(STANDBY, PEER_DEAD, "", STANDBY, ()),
 )
@@ -244,7 +252,8 @@ def advance(source, event, view, policy, batch=None):
 
     >>> source, actions = advance(Source(), START, View(0.0, 50, 0.0), Policy())
     >>> source.phase, [action.kind for action in actions]
-    ('idle', ['stop', 'open'])
+    ('opening', ['stop', 'open'])
+    >>> source, actions = advance(source, OPENED, View(0.1, 40, 0.0), Policy())
     >>> source, actions = advance(source, TICK, View(1.0, 7, 2.0), Policy())
     >>> source.phase, actions
     ('copying', [Action(kind='freeze', batch=1, size=1000)])
@@ -276,7 +285,7 @@ def answer(phase, event):
     """Give (phase, kinds of action) of the destination after an event there; UsageError if it cannot happen.
 
     >>> answer(STANDBY, OPEN)
-    ('chained', ('install',))
+    ('chained', ('install', 'opened'))
     """
     row = _choose(_DESTINATION, phase, event, lambda name: True)
     return row.next, row.actions

@@ -12,8 +12,8 @@ class EndingRate:
     early.  Memory is a row per tick of the window.
 
     >>> rate = EndingRate(1.0)
-    >>> for tenth in range(20):
-    ...     rate.add(tenth / 10, 50 * tenth)
+    >>> for tick in range(20):
+    ...     rate.add(tick / 4, 125 * tick)
     >>> rate.per_second
     500.0
     """

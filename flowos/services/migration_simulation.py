@@ -23,7 +23,7 @@ class Setting(NamedTuple):
     """What is simulated; times in seconds, rates per second, D3.2 §2.3.3 where it says.
 
     `packet_rate` is per connection; the source gives none.  50 makes ten packets in the mean
-    duration.  `round_trip` is between A and B.  `slow` is what pre-copy's rounds may use, `fast`
+    duration.  `shared_bytes` is what is copied first: a NAT's free ports, say.  `round_trip` is between A and B.  `slow` is what pre-copy's rounds may use, `fast`
     what is used when states are frozen, bits per second.
     """
 
@@ -32,6 +32,7 @@ class Setting(NamedTuple):
     durations: Durations = Durations()
     packet_rate: float = 50.0
     state_bytes: int = 100
+    shared_bytes: int = 0
     slow: float = 100e6
     fast: float = 1e9
     round_trip: float = 200e-6
@@ -39,7 +40,7 @@ class Setting(NamedTuple):
 
     def check(self):
         """Return the setting; UsageError names the field that is wrong."""
-        for name, least in (("states", 1), ("state_bytes", 1), ("seed", 0)):
+        for name, least in (("states", 1), ("state_bytes", 1), ("shared_bytes", 0), ("seed", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise UsageError(f"{name}: got {value!r}, expected a whole number from {least}")
@@ -156,7 +157,13 @@ class _Run:
     def do_stop(self, action):
         """New connections are B's from now on: they are no states of A."""
 
-    do_open = do_drained = do_stop
+    do_drained = do_stop
+
+    def do_open(self, action):
+        """Give B the shared state; it is ready when that is there."""
+        size = self.setting.shared_bytes
+        self.bytes += size
+        self.push(self.send(size) + self.setting.round_trip / 2, m.OPENED)
 
     def do_freeze(self, action):
         if self.waiting is None:        # phase two begins: sort who is left by age

@@ -33,6 +33,7 @@ def configure(parser):
     add("minimum", float, settings.durations.minimum, "shortest duration")
     add("packet-rate", float, settings.packet_rate, "packets of a connection per second")
     add("state-bytes", int, settings.state_bytes, "bytes of a state")
+    add("group", int, settings.group, "linked states that move together, on average")
     add("shared-bytes", int, settings.shared_bytes, "bytes of shared state, copied at the start")
     add("slow", float, settings.slow, "bit/s in the rounds of pre-copy")
     add("fast", float, settings.fast, "bit/s when states are frozen")
@@ -53,18 +54,30 @@ def settings(arguments):
     from flowos import UsageError
     from flowos.services.migration import Policy
     from flowos.services.migration_population import Durations
-    from flowos.services.migration_simulation import Setting
+    from flowos.services.migration_simulation import Setting, check
 
     given = vars(arguments)
     kinds = KINDS[:2] if arguments.population == "both" else (arguments.population,)
     durations = Durations(arguments.mean, arguments.minimum)
     try:
-        policy = Policy(**{name: given[name] for name in Policy._fields}).check()
+        policy = Policy(**{name: given[name] for name in Policy._fields})
         common = {name: given[name] for name in Setting._fields if name not in ("population", "durations")}
-        return [Setting(population=kind, durations=durations, **common).check() for kind in kinds], policy
+        found = [Setting(population=kind, durations=durations, **common) for kind in kinds]
+        check(found[0], policy)
+        return found, policy
     except UsageError as error:
         option, colon, reason = str(error).partition(":")
         raise UsageFault(f"migrate: --{option.replace('_', '-')}{colon}{reason}") from None
+
+
+def waited(outcome, setting, policy):
+    """Give outcome(setting, policy); whoever sits at a terminal sees that it goes on."""
+    if not sys.stderr.isatty():
+        return outcome(setting, policy)
+    from rich.console import Console
+
+    with Console(stderr=True).status(f"{setting.states:,} states, {setting.population} population"):
+        return outcome(setting, policy)
 
 
 def run(arguments):
@@ -83,7 +96,7 @@ def run(arguments):
     from .migrate_report import outcome, write_json, write_tables
 
     chosen, policy = settings(arguments)
-    found = [outcome(setting, policy) for setting in chosen]
+    found = [waited(outcome, setting, policy) for setting in chosen]
     if arguments.json:
         write_json(sys.stdout, {"policy": policy._asdict(), "populations": found})
     else:

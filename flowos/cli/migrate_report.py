@@ -42,7 +42,7 @@ def span(seconds):
 def rows(found):
     """Give the table's rows for one population."""
     ours, paging, copying = found["flowos"], found["demand_paging"], found["pre_copy"]
-    yield ("two phases", span(ours["downtime"]), span(ours["total_time"]), f"{ours['copied']:,}",
+    yield ("two phases", span(max(ours["downtime"], ours["handover"])), span(ours["total_time"]), f"{ours['copied']:,}",
            f"{ours['ended']:,} ended in place; frozen from {span(ours['idle_time'])} on, {ours['batches']:,} "
            f"batches; {ours['buffered']:,} packets waited")
     yield ("pre-copy", span(copying["downtime"]), span(copying["total_time"]), f"{copying['copied']:,}",

@@ -145,7 +145,8 @@ class Policy(NamedTuple):
 
     A batch has at most `batch` states (a larger group goes alone); at most `window` batches are
     in flight.  One that is not staged within `patience` is recalled, and the next has half the
-    size; each that is confirmed doubles it, up to `batch`.
+    size and twice the patience, so that a slow wire is not asked the same for ever; each that is
+    confirmed doubles the size again, up to `batch`, and halves the patience.
     """
 
     expiry_rate: float = 0.0
@@ -260,7 +261,8 @@ def advance(source, event, view, policy, batch=None):
     """
     actions = []
     if event == TICK:
-        late = [kept.number for kept in source.batches if view.now - kept.since > policy.patience]
+        patience = policy.patience * policy.batch / (source.size or policy.batch)
+        late = [kept.number for kept in source.batches if view.now - kept.since > patience]
         for number in late:
             source = _move_batch(source, number, OVERDUE, policy, actions)
     elif event in (STAGED, CONFIRMED, RECALLED):

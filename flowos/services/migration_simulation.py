@@ -19,11 +19,15 @@ from .migration_meter import EndingRate
 from .migration_population import STATIONARY, Durations, population
 
 
+MOST = 50_000_000               # states: three gigabytes
+
+
 class Setting(NamedTuple):
     """What is simulated; times in seconds, rates per second, D3.2 §2.3.3 where it says.
 
     `packet_rate` is per connection; the source gives none.  50 makes ten packets in the mean
-    duration.  `shared_bytes` is what is copied first: a NAT's free ports, say.  `round_trip` is between A and B.  `slow` is what pre-copy's rounds may use, `fast`
+    duration.  `group` is how many states are linked on average: connections are dealt out to
+    `states / group` groups.  `shared_bytes` is what is copied first: a NAT's free ports, say.  `round_trip` is between A and B.  `slow` is what pre-copy's rounds may use, `fast`
     what is used when states are frozen, bits per second.
     """
 
@@ -33,6 +37,7 @@ class Setting(NamedTuple):
     packet_rate: float = 50.0
     state_bytes: int = 100
     shared_bytes: int = 0
+    group: int = 1
     slow: float = 100e6
     fast: float = 1e9
     round_trip: float = 200e-6
@@ -40,10 +45,12 @@ class Setting(NamedTuple):
 
     def check(self):
         """Return the setting; UsageError names the field that is wrong."""
-        for name, least in (("states", 1), ("state_bytes", 1), ("shared_bytes", 0), ("seed", 0)):
+        for name, least in (("states", 1), ("state_bytes", 1), ("shared_bytes", 0), ("group", 1), ("seed", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise UsageError(f"{name}: got {value!r}, expected a whole number from {least}")
+        if self.states > MOST:
+            raise UsageError(f"states: got {self.states}, expected at most {MOST}: each takes some 60 bytes here")
         for name, above in (("packet_rate", False), ("round_trip", False), ("slow", True), ("fast", True)):
             value = getattr(self, name)
             number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
@@ -56,6 +63,12 @@ class Setting(NamedTuple):
         """Give (random generator, population): the same for the same setting."""
         rng = np.random.default_rng(self.seed)
         return rng, population(self.population, self.states, self.durations, rng)
+
+    def deal(self, rng):
+        """Give the number of each connection's group; ask right after `draw`, with its generator."""
+        if self.group == 1:
+            return np.arange(self.states)
+        return rng.integers(0, -(-self.states // self.group), self.states)
 
     @property
     def arrivals(self):
@@ -71,7 +84,8 @@ class Migration(NamedTuple):
     """What a simulated migration came to; times in seconds from its start.
 
     `downtime` is the longest time a connection was frozen, `downtime_mean` over those that were
-    copied; `frozen_time` is how long anything was.  `series` has rows (time, states at A, of them
+    copied; `frozen_time` is how long anything was.  `handover` is for how long B may have to hold what
+    comes straight from the switch, until it has what went by A.  `series` has rows (time, states at A, of them
     frozen, states copied to B).
     """
 
@@ -87,6 +101,7 @@ class Migration(NamedTuple):
     downtime: float
     downtime_mean: float
     frozen_time: float
+    handover: float
     buffered: int
     most_buffered: int
     series: list
@@ -100,8 +115,10 @@ class _Run:
         self.rng, drawn = setting.draw()
         self.sorted_ends = np.sort(drawn.ends)
         self.drawn = drawn
-        self.waiting = None             # phase two: the ends of states in no batch, the oldest first
-        self.frozen = {}                # batch: (frozen since, ends)
+        self.dealt = setting.deal(self.rng)
+        # Phase two: those left in the order of freezing, their ends and groups; the places of those in no batch.
+        self.ends = self.groups = self.waiting = None
+        self.frozen = {}                # batch: (frozen since, places)
         self.source, self.now, self.meter = m.Source(), 0.0, EndingRate(policy.rate_window)
         self.queue, self.order, self.free_at = [], itertools.count(), 0.0
         self.copied, self.recalled = 0, 0
@@ -113,7 +130,7 @@ class _Run:
         """Count the states at A that are in no batch."""
         if self.waiting is None:
             return self.setting.states - int(np.searchsorted(self.sorted_ends, self.now, "right"))
-        self.waiting = self.waiting[self.waiting > self.now]
+        self.waiting = self.waiting[self.ends[self.waiting] > self.now]
         return len(self.waiting)
 
     def push(self, time, event, batch=None):
@@ -142,7 +159,7 @@ class _Run:
     def measure(self):
         """Tell the meter how many states ended, and add a row to the series."""
         resident = self.resident()
-        frozen = sum(len(ends) for _, ends in self.frozen.values())
+        frozen = sum(len(places) for _, places in self.frozen.values())
         self.meter.add(self.now, self.setting.states - self.copied - frozen - resident)
         self.series.append((self.now, resident + frozen, frozen, self.copied))
 
@@ -165,26 +182,45 @@ class _Run:
         self.bytes += size
         self.push(self.send(size) + self.setting.round_trip / 2, m.OPENED)
 
+    def begin_copying(self):
+        """Put those that are left in the order of freezing: by the age of the group's oldest, then by age."""
+        begun, ends = self.drawn
+        order = np.flatnonzero(ends > self.now)
+        if self.setting.group == 1:
+            order = order[np.argsort(begun[order], kind="stable")]
+        else:
+            by_age = np.argsort(begun, kind="stable")
+            rank = np.empty(len(begun), np.int64)
+            rank[by_age] = np.arange(len(begun))
+            oldest = np.full(int(self.dealt.max()) + 1, len(begun))
+            np.minimum.at(oldest, self.dealt, rank)
+            order = order[np.lexsort((rank[order], oldest[self.dealt[order]]))]
+        self.ends, self.groups, self.waiting = ends[order], self.dealt[order], np.arange(len(order))
+        self.idle_time = self.now
+
     def do_freeze(self, action):
-        if self.waiting is None:        # phase two begins: sort who is left by age
-            left = self.drawn.alive(self.now)
-            self.waiting = left.ends[np.argsort(left.begun, kind="stable")]
-            self.idle_time = self.now
-        taken, self.waiting = self.waiting[:action.size], self.waiting[action.size:]
+        if self.waiting is None:
+            self.begin_copying()
+        size = action.size
+        if self.setting.group > 1 and size < len(self.waiting):
+            groups = self.groups[self.waiting]
+            edges = np.append(np.flatnonzero(groups[1:] != groups[:-1]) + 1, len(groups))
+            size = edges[max(0, np.searchsorted(edges, size, "right") - 1)]
+        taken, self.waiting = self.waiting[:size], self.waiting[size:]
         self.frozen[action.batch] = self.now, taken
         self.bytes += len(taken) * self.setting.state_bytes
         self.push(self.send(len(taken) * self.setting.state_bytes) + self.setting.round_trip / 2, m.STAGED, action.batch)
 
     def do_commit(self, action):
         """Send what was buffered; B serves when it is there."""
-        since, ends = self.frozen[action.batch]
+        since, places = self.frozen[action.batch]
         up = self.send(0)
-        spans = np.minimum(ends, up) - since        # a connection that ends sends nothing more
+        spans = np.minimum(self.ends[places], up) - since        # a connection that ends sends nothing more
         packets = int(self.rng.poisson(self.setting.packet_rate * spans.sum()))
         self.buffered += packets
         self.most = max(self.most, packets)
         self.spans.append((since, up))
-        self.down, self.down_sum = max(self.down, up - since), self.down_sum + (up - since) * len(ends)
+        self.down, self.down_sum = max(self.down, up - since), self.down_sum + (up - since) * len(places)
         self.push(up + self.setting.round_trip / 2, m.CONFIRMED, action.batch)
 
     def do_forget(self, action):
@@ -195,10 +231,10 @@ class _Run:
         self.push(self.send(0) + self.setting.round_trip / 2, m.RECALLED, action.batch)
 
     def do_thaw(self, action):
-        since, ends = self.frozen.pop(action.batch)
+        since, places = self.frozen.pop(action.batch)
         self.spans.append((since, self.now))
         self.down = max(self.down, self.now - since)
-        self.waiting = np.concatenate((ends, self.waiting))
+        self.waiting = np.sort(np.concatenate((places, self.waiting)))
 
     def do_redirect(self, action):
         self.push(self.now + self.setting.round_trip / 2, m.REDIRECTED)
@@ -209,8 +245,8 @@ class _Run:
         return Migration(
             setting.population, setting.states, self.idle_time if self.idle_time is not None else self.now, self.now,
             setting.states - self.copied, self.copied, self.source.numbered, self.recalled, self.bytes, self.down,
-            self.down_sum / self.copied if self.copied else 0.0, _length(self.spans), self.buffered, self.most,
-            self.series)
+            self.down_sum / self.copied if self.copied else 0.0, _length(self.spans), setting.round_trip,
+            self.buffered, self.most, self.series)
 
 
 def _length(spans):
@@ -226,6 +262,13 @@ def _length(spans):
     return total
 
 
+def check(setting, policy):
+    """Raise UsageError unless setting and policy make sense, each alone and together."""
+    least = setting.check().copying(1) + setting.round_trip
+    if policy.check().patience <= least:
+        raise UsageError(f"patience: got {policy.patience:g} s, but one state takes {least:g} s to be staged")
+
+
 def simulate(setting, policy=m.Policy(), interval=0.01):
     """Run one migration of all states from A to B; the measurement interval is in seconds.
 
@@ -237,6 +280,7 @@ def simulate(setting, policy=m.Policy(), interval=0.01):
     """
     if not 0 < interval < float("inf"):
         raise UsageError(f"interval: got {interval!r}, expected seconds above 0")
-    run = _Run(setting.check(), policy.check(), interval)
+    check(setting, policy)
+    run = _Run(setting, policy, interval)
     run.run()
     return run.outcome()

@@ -105,7 +105,7 @@ class Slow:
             self.at(self.now + self.setting.round_trip / 2, self.to_a, output.message)
         if message.kind == m.COMMIT:
             for key in self.frozen:
-                group = self.b.plane.groups.get(self.b.plane.index.get(key))
+                group = self.b.plane.index.get(key)
                 if group is not None and group.status == RESIDENT:
                     self.owned.setdefault(key, self.now)
 
@@ -117,7 +117,7 @@ class Slow:
         # Connections that ended while they were under way end now, before another batch is chosen.
         self.carry_out(self.a.event(message.kind, self.now, rate, message.batch))
         for connection in list(self.late):
-            group = self.a.plane.groups.get(self.a.plane.index.get(connection))
+            group = self.a.plane.index.get(connection)
             if group is not None and group.status == RESIDENT:
                 self.late.discard(connection)
                 self.end(connection)

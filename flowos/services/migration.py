@@ -80,7 +80,6 @@ PHASES = (
     Row(HANDOVER, PEER_DEAD, "", SERVING, (ATTRACT, RECLAIM, RESUME)),
     Row(DONE, TICK, "", DONE, ()),
     Row(DONE, ABORT, "", DONE, ()),
-    Row(DONE, REDIRECTED, "", DONE, ()),
     Row(DONE, PEER_DEAD, "", SERVING, (ATTRACT, RECLAIM, RESUME)),
     # The way back: B gives everything, and forgets before A touches it.
     Row(RETURNING, OPENED, "", RETURNING, ()),
@@ -260,7 +259,7 @@ def advance(source, event, view, policy, batch=None):
     ('copying', [Action(kind='freeze', batch=1, size=1000)])
     """
     actions = []
-    if event == TICK:
+    if event == TICK and source.phase == COPYING:       # on the way back RETURN settles what is in flight
         patience = policy.patience * policy.batch / (source.size or policy.batch)
         late = [kept.number for kept in source.batches if view.now - kept.since > patience]
         for number in late:

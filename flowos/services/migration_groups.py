@@ -28,14 +28,16 @@ class Member:
 class Group:
     """One group at one machine: members by connection, expected connections, and packets that wait.
 
+    It has no name: whoever began it may have ended, and begun again at the other machine.
+
     `relaxed` says that all that can happen to its states is to expire, and that their timers may
     begin anew: such a group is copied while it goes on.  `batch` is the one it travels in.
     """
 
-    __slots__ = ("key", "status", "members", "expected", "relaxed", "batch", "buffer")
+    __slots__ = ("status", "members", "expected", "relaxed", "batch", "buffer")
 
-    def __init__(self, key, status=RESIDENT, relaxed=False):
-        self.key, self.status, self.relaxed = key, status, relaxed
+    def __init__(self, status=RESIDENT, relaxed=False):
+        self.status, self.relaxed = status, relaxed
         self.members, self.expected, self.batch, self.buffer = {}, set(), None, []
 
     @property
@@ -45,7 +47,7 @@ class Group:
 
     def snapshot(self, now, timeout):
         """Give the group's Copy.  Timers travel as what is left of them: clocks differ."""
-        return Copy(self.key, self.relaxed, tuple(
+        return Copy(self.relaxed, tuple(
             (connection, member.state, timeout if self.relaxed else member.deadline - now, member.unit)
             for connection, member in self.members.items()), tuple(sorted(self.expected)))
 
@@ -53,14 +55,13 @@ class Group:
 class Copy(NamedTuple):
     """A group on the wire; each member is (connection, state, seconds left of its idle timer, unit)."""
 
-    key: object
     relaxed: bool
     members: tuple
     expected: tuple
 
     def revive(self, now, status, batch=None):
         """Make the group at the other end."""
-        group = Group(self.key, status, self.relaxed)
+        group = Group(status, self.relaxed)
         group.members = {connection: Member(state, now + left, unit) for connection, state, left, unit in self.members}
         group.expected, group.batch = set(self.expected), batch
         return group
@@ -69,7 +70,7 @@ class Copy(NamedTuple):
 def pick(groups, size):
     """Choose the groups of a batch of at most `size` states; at least one, if there is one.
 
-    `groups` are (key, states) with the oldest first.  Old ones go first because with a heavy tail
+    `groups` are (group, states) with the oldest first.  Old ones go first because with a heavy tail
     those that have lasted longest will last longest, while young ones may still end by themselves.
     A group larger than a batch goes alone.  O(groups chosen).
 
@@ -79,10 +80,10 @@ def pick(groups, size):
     ['a']
     """
     chosen, total = [], 0
-    for key, states in groups:
+    for group, states in groups:
         if chosen and total + states > size:
             break
-        chosen.append(key)
+        chosen.append(group)
         total += states
         if total >= size:
             break

@@ -31,6 +31,7 @@ COUNTERS = {
     "exhausted": "packets of new connections dropped: no unit was free",
     "dropped": "packets dropped: `most` were waiting",
     "unlogged": "packets forwarded, but not logged: the log was full",
+    "superseded": "states ended because the peer, which had the connection's packets, sent newer ones",
 }
 
 
@@ -74,7 +75,7 @@ class Plane:
         self.application = application or Application()
         self.shared = units is not None
         self.pool, self.reserve = Pool(units or ()), reserve
-        self.groups, self.index = {}, {}        # key: Group; connection, also an expected one: key
+        self.groups, self.index = {}, {}        # an ordered set, the oldest first; connection, also expected: Group
         self.establishing, self.chained, self.holding = serving, False, False
         self.held, self.most, self.waiting = [], most, 0
         self.counts = dict.fromkeys(COUNTERS, 0)
@@ -85,18 +86,32 @@ class Plane:
 
     def state(self, connection):
         """Give a connection's state; KeyError when there is none here."""
-        return self.groups[self.index[connection]].members[connection].state
+        return self.index[connection].members[connection].state
 
     @property
     def resident(self):
         """States here that are in no batch."""
-        return sum(len(group.members) for group in self.groups.values() if group.status == RESIDENT)
+        return sum(len(group.members) for group in self.groups if group.status == RESIDENT)
+
+    def _check(self):
+        """Assert what holds between any two calls."""
+        names = [connection for group in self.groups for connection in (*group.members, *group.expected)]
+        assert len(names) == len(set(names)) and set(names) == set(self.index)
+        assert set(self.index.values()) == set(self.groups)
+        assert all(connection in group.members or connection in group.expected
+                   for connection, group in self.index.items())
+        assert all(group.members for group in self.groups)
+        assert self.waiting == len(self.held) + sum(len(group.buffer) for group in self.groups)
+        held = [member.unit for group in self.groups for member in group.members.values()
+                if member.unit is not None]
+        assert len(held) == len(set(held)) and not self.pool.free & set(held)
+        assert not (self.establishing and self.holding)
 
     # -- packets
 
     def packet(self, connection, packet, now):
         """Deal with a packet; the result is the verdict."""
-        group = self.groups.get(self.index.get(connection))
+        group = self.index.get(connection)
         if group is None:
             return self._stranger(connection, packet, now)
         if group.status == RESIDENT or (group.status == FROZEN and group.relaxed and connection in group.members):
@@ -122,28 +137,26 @@ class Plane:
 
     def expect(self, connection, other):
         """Link a connection that will come to the group of `other`, which must be resident here."""
-        group = self.groups.get(self.index.get(other))
+        group = self.index.get(other)
         if group is None or group.status != RESIDENT:
             raise UsageError(f"expect {connection!r}: {other!r} has no state here that may change")
         if connection in self.index:
-            raise UsageError(f"expect {connection!r}: it is in group {self.index[connection]!r} already")
+            raise UsageError(f"expect {connection!r}: it is here already")
         group.expected.add(connection)
-        self.index[connection] = group.key
+        self.index[connection] = group
 
     def end(self, connection):
         """End a connection; give the units to report to the peer, or None when it must stay for now.
 
         A state that is under way is not ended: its timer goes on where it lands.
         """
-        group = self.groups[self.index[connection]]
+        group = self.index[connection]
         if group.status != RESIDENT:
             return None
         unit = group.members.pop(connection).unit
         del self.index[connection]
         if not group.members:
-            for expected in group.expected:
-                del self.index[expected]
-            del self.groups[group.key]
+            self._drop(group)
         if unit is None:
             return frozenset()
         if self.chained and not self.holding:
@@ -153,7 +166,7 @@ class Plane:
 
     def overdue(self, now):
         """List the connections whose idle timer has run out and that may be ended; O(states)."""
-        return [connection for group in self.groups.values() if group.status == RESIDENT
+        return [connection for group in self.groups if group.status == RESIDENT
                 for connection, member in group.members.items() if member.deadline <= now]
 
     def _stranger(self, connection, packet, now):
@@ -161,11 +174,10 @@ class Plane:
             return self._wait(self.held, connection, packet, HELD, "held")
         if not self.establishing:
             return self._forward()
-        group = Group(connection, relaxed=self.application.relaxed(connection))
-        self.groups[connection] = group
+        group = Group(relaxed=self.application.relaxed(connection))
         verdict = self._process(group, connection, packet, now)
-        if verdict == EXHAUSTED:
-            del self.groups[connection]
+        if verdict != EXHAUSTED:
+            self.groups[group] = None
         return verdict
 
     def _process(self, group, connection, packet, now):
@@ -177,7 +189,7 @@ class Plane:
                 return EXHAUSTED
             member = group.members[connection] = Member(self.application.establish(connection, unit), 0.0, unit)
             group.expected.discard(connection)
-            self.index[connection] = group.key
+            self.index[connection] = group
         member.state = self.application.process(member.state, packet)
         member.deadline = now + self.application.timeout
         self.counts["processed"] += 1
@@ -205,7 +217,7 @@ class Plane:
     def resume(self, now):
         """Make new states, own what was regained, and deal with what was held."""
         self.establishing, self.chained, self.holding = True, False, False
-        for group in self.groups.values():
+        for group in self.groups:
             if group.status == REGAINED:
                 group.status = RESIDENT
         held, self.held = self.held, []
@@ -215,23 +227,35 @@ class Plane:
 
     def reclaim(self):
         """Take all units that no connection here holds: the peer is dead."""
-        self.pool.reclaim(unit for group in self.groups.values() for unit in group.units)
+        self.pool.reclaim(unit for group in self.groups for unit in group.units)
 
     def install(self, copies, now, status, batch=None):
-        """Take groups in from the wire."""
+        """Take groups in from the wire.
+
+        What is known here of their connections is older: the peer has had the packets.
+        """
         for copy in copies:
-            if copy.key in self.groups:
-                raise UsageError(f"group {copy.key!r}: came from the peer, but is here already")
-            group = self.groups[copy.key] = copy.revive(now, status, batch)
-            self.index.update(dict.fromkeys((*group.members, *group.expected), group.key))
+            group = copy.revive(now, status, batch)
+            for connection in group.members:
+                known = self.index.get(connection)
+                if known is None:
+                    continue
+                if connection in known.expected:
+                    known.expected.remove(connection)
+                    del self.index[connection]
+                elif self.end(connection) is None:
+                    raise UsageError(f"state of {connection!r}: came from the peer twice")
+                else:
+                    self.counts["superseded"] += 1
+            group.expected -= self.index.keys()
+            self.groups[group] = None
+            self.index.update(dict.fromkeys((*group.members, *group.expected), group))
 
     def remove(self, status, batch=None):
         """Drop the groups with a status, of one batch or of all."""
         for group in self._of(status, batch):
             self.waiting -= len(group.buffer)
-            for connection in (*group.members, *group.expected):
-                del self.index[connection]
-            del self.groups[group.key]
+            self._drop(group)
 
     def own(self, status, now, batch=None, packets=()):
         """Make groups with a status resident, and process what waited for them, in order."""
@@ -244,16 +268,20 @@ class Plane:
         for connection, packet in packets:
             self.packet(connection, packet, now)
 
+    def _drop(self, group):
+        for connection in (*group.members, *group.expected):
+            del self.index[connection]
+        del self.groups[group]
+
     def _of(self, status, batch):
-        return [group for group in self.groups.values()
+        return [group for group in self.groups
                 if group.status == status and (batch is None or group.batch == batch)]
 
     # -- actions of the source
 
     def freeze(self, batch, size, now):
         """Freeze a batch of resident groups, the oldest first; give their Copies."""
-        resident = ((group.key, len(group.members)) for group in self.groups.values() if group.status == RESIDENT)
-        chosen = [self.groups[key] for key in pick(resident, size)]
+        chosen = pick(((group, len(group.members)) for group in self.groups if group.status == RESIDENT), size)
         for group in chosen:
             group.status, group.batch = FROZEN, batch
         return tuple(group.snapshot(now, self.application.timeout) for group in chosen)
@@ -271,7 +299,7 @@ class Plane:
     def yield_all(self, now):
         """Give everything back: Copies of all groups, which stay without effect until the peer has them, and free units."""
         self.establishing = False
-        for group in self.groups.values():
+        for group in self.groups:
             group.status = GIVEN
-        copies = tuple(group.snapshot(now, self.application.timeout) for group in self.groups.values())
+        copies = tuple(group.snapshot(now, self.application.timeout) for group in self.groups)
         return copies, self.pool.give()

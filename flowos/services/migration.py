@@ -82,7 +82,11 @@ PHASES = (
     Row(DONE, ABORT, "", DONE, ()),
     Row(DONE, PEER_DEAD, "", SERVING, (ATTRACT, RECLAIM, RESUME)),
     # The way back: B gives everything, and forgets before A touches it.
+    # What B answered before it read RETURN; that settles every batch.
     Row(RETURNING, OPENED, "", RETURNING, ()),
+    Row(RETURNING, STAGED, "", RETURNING, ()),
+    Row(RETURNING, CONFIRMED, "", RETURNING, ()),
+    Row(RETURNING, RECALLED, "", RETURNING, ()),
     Row(RETURNING, RETURNED, "", ACCEPTING, (INSTALL, ACCEPT)),
     Row(RETURNING, TICK, "", RETURNING, ()),
     Row(RETURNING, ABORT, "", RETURNING, ()),
@@ -264,9 +268,7 @@ def advance(source, event, view, policy, batch=None):
         late = [kept.number for kept in source.batches if view.now - kept.since > patience]
         for number in late:
             source = _move_batch(source, number, OVERDUE, policy, actions)
-    elif event in (STAGED, CONFIRMED, RECALLED):
-        if source.phase in (RETURNING, ACCEPTING):
-            return source, []           # B answered before it read RETURN, which settles every batch
+    elif event in (STAGED, CONFIRMED, RECALLED) and (source.phase, event) not in _PHASES:
         return _move_batch(source, batch, event, policy, actions), actions
     row = _choose(_PHASES, source.phase, event, lambda name: GUARDS[name](source, view, policy))
     for kind in row.actions:

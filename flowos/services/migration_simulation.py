@@ -27,8 +27,9 @@ class Setting(NamedTuple):
 
     `packet_rate` is per connection; the source gives none.  50 makes ten packets in the mean
     duration.  `group` is how many states are linked on average: connections are dealt out to
-    `states / group` groups.  `shared_bytes` is what is copied first: a NAT's free ports, say.  `round_trip` is between A and B.  `slow` is what pre-copy's rounds may use, `fast`
-    what is used when states are frozen, bits per second.
+    `states / group` groups.  `shared_bytes` is what is copied first: a NAT's free ports, say.
+    `round_trip` is between A and B.  `slow` is what pre-copy's rounds may use, `fast` what is used
+    when states are frozen, bits per second.
     """
 
     states: int = 100_000
@@ -84,9 +85,10 @@ class Migration(NamedTuple):
     """What a simulated migration came to; times in seconds from its start.
 
     `downtime` is the longest time a connection was frozen, `downtime_mean` over those that were
-    copied; `frozen_time` is how long anything was.  `handover` is for how long B may have to hold what
-    comes straight from the switch, until it has what went by A.  `series` has rows (time, states at A, of them
-    frozen, states copied to B).
+    copied; `frozen_time` is how long anything was.  `handover` is for how long B may have to hold
+    what comes straight from the switch, until it has what went by A.  `buffered` packets waited for
+    frozen states, `most_buffered` of them in one batch.  `series` has rows (time, states at A, of
+    them frozen, states copied to B).
     """
 
     population: str
@@ -115,7 +117,7 @@ class _Run:
         self.rng, drawn = setting.draw()
         self.sorted_ends = np.sort(drawn.ends)
         self.drawn = drawn
-        self.dealt = setting.deal(self.rng)
+        self.dealt = setting.deal(self.rng) if setting.group > 1 else None
         # Phase two: those left in the order of freezing, their ends and groups; the places of those in no batch.
         self.ends = self.groups = self.waiting = None
         self.frozen = {}                # batch: (frozen since, places)
@@ -186,7 +188,7 @@ class _Run:
         """Put those that are left in the order of freezing: by the age of the group's oldest, then by age."""
         begun, ends = self.drawn
         order = np.flatnonzero(ends > self.now)
-        if self.setting.group == 1:
+        if self.dealt is None:
             order = order[np.argsort(begun[order], kind="stable")]
         else:
             by_age = np.argsort(begun, kind="stable")
@@ -195,14 +197,15 @@ class _Run:
             oldest = np.full(int(self.dealt.max()) + 1, len(begun))
             np.minimum.at(oldest, self.dealt, rank)
             order = order[np.lexsort((rank[order], oldest[self.dealt[order]]))]
-        self.ends, self.groups, self.waiting = ends[order], self.dealt[order], np.arange(len(order))
+            self.groups = self.dealt[order]
+        self.ends, self.waiting = ends[order], np.arange(len(order))
         self.idle_time = self.now
 
     def do_freeze(self, action):
         if self.waiting is None:
             self.begin_copying()
         size = action.size
-        if self.setting.group > 1 and size < len(self.waiting):
+        if self.groups is not None and size < len(self.waiting):
             groups = self.groups[self.waiting]
             edges = np.append(np.flatnonzero(groups[1:] != groups[:-1]) + 1, len(groups))
             size = edges[max(0, np.searchsorted(edges, size, "right") - 1)]
@@ -211,16 +214,21 @@ class _Run:
         self.bytes += len(taken) * self.setting.state_bytes
         self.push(self.send(len(taken) * self.setting.state_bytes) + self.setting.round_trip / 2, m.STAGED, action.batch)
 
-    def do_commit(self, action):
-        """Send what was buffered; B serves when it is there."""
-        since, places = self.frozen[action.batch]
-        up = self.send(0)
-        spans = np.minimum(self.ends[places], up) - since        # a connection that ends sends nothing more
+    def waited(self, batch, until):
+        """Account for a batch that is frozen until then; give how long it is."""
+        since, places = self.frozen[batch]
+        spans = np.minimum(self.ends[places], until) - since        # a connection that ends sends nothing more
         packets = int(self.rng.poisson(self.setting.packet_rate * spans.sum()))
         self.buffered += packets
         self.most = max(self.most, packets)
-        self.spans.append((since, up))
-        self.down, self.down_sum = max(self.down, up - since), self.down_sum + (up - since) * len(places)
+        self.spans.append((since, until))
+        self.down = max(self.down, until - since)
+        return until - since
+
+    def do_commit(self, action):
+        """Send what was buffered; B serves when it is there."""
+        up = self.send(0)
+        self.down_sum += self.waited(action.batch, up) * len(self.frozen[action.batch][1])
         self.push(up + self.setting.round_trip / 2, m.CONFIRMED, action.batch)
 
     def do_forget(self, action):
@@ -231,9 +239,8 @@ class _Run:
         self.push(self.send(0) + self.setting.round_trip / 2, m.RECALLED, action.batch)
 
     def do_thaw(self, action):
-        since, places = self.frozen.pop(action.batch)
-        self.spans.append((since, self.now))
-        self.down = max(self.down, self.now - since)
+        self.waited(action.batch, self.now)
+        _, places = self.frozen.pop(action.batch)
         self.waiting = np.sort(np.concatenate((places, self.waiting)))
 
     def do_redirect(self, action):

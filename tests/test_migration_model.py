@@ -343,12 +343,15 @@ def clone_plane(plane):
     other.pool = Pool()
     other.pool.units, other.pool.free = plane.pool.units, set(plane.pool.free)
     other.index, other.held, other.counts, other.groups = {}, list(plane.held), dict(plane.counts), {}
+    other.batches = {}
     for group in plane.groups:
         twin = Group(group.status, group.relaxed)
         other.groups[twin] = None
         twin.batch, twin.buffer, twin.expected = group.batch, list(group.buffer), set(group.expected)
         twin.members = {connection: Member(member.state, 0.0, member.unit)
                         for connection, member in group.members.items()}
+        if twin.batch is not None:
+            other.batches.setdefault(twin.batch, []).append(twin)
         other.index.update(dict.fromkeys((*twin.members, *twin.expected), twin))
     return other
 

@@ -76,6 +76,8 @@ class Plane:
         self.shared = units is not None
         self.pool, self.reserve = Pool(units or ()), reserve
         self.groups, self.index = {}, {}        # an ordered set, the oldest first; connection, also expected: Group
+        self.batches = {}                       # batch: its groups
+        self.resident = 0                       # states here that are in no batch
         self.establishing, self.chained, self.holding = serving, False, False
         self.held, self.most, self.waiting = [], most, 0
         self.counts = dict.fromkeys(COUNTERS, 0)
@@ -87,11 +89,6 @@ class Plane:
     def state(self, connection):
         """Give a connection's state; KeyError when there is none here."""
         return self.index[connection].members[connection].state
-
-    @property
-    def resident(self):
-        """States here that are in no batch."""
-        return sum(len(group.members) for group in self.groups if group.status == RESIDENT)
 
     def _check(self):
         """Assert what holds between any two calls."""
@@ -106,6 +103,11 @@ class Plane:
                 if member.unit is not None]
         assert len(held) == len(set(held)) and not self.pool.free & set(held)
         assert not (self.establishing and self.holding)
+        assert self.resident == sum(len(group.members) for group in self.groups if group.status == RESIDENT)
+        batched = [(group, group.batch) for group in self.groups if group.batch is not None]
+        assert sorted(map(id, (group for group, _ in batched))) == sorted(
+            id(group) for groups in self.batches.values() for group in groups)
+        assert all(group in self.batches[batch] and group.status != RESIDENT for group, batch in batched)
 
     # -- packets
 
@@ -154,6 +156,7 @@ class Plane:
         if group.status != RESIDENT:
             return None
         unit = group.members.pop(connection).unit
+        self.resident -= 1
         del self.index[connection]
         if not group.members:
             self._drop(group)
@@ -190,6 +193,7 @@ class Plane:
             member = group.members[connection] = Member(self.application.establish(connection, unit), 0.0, unit)
             group.expected.discard(connection)
             self.index[connection] = group
+            self.resident += 1                  # no group but a resident one gets members
         member.state = self.application.process(member.state, packet)
         member.deadline = now + self.application.timeout
         self.counts["processed"] += 1
@@ -219,7 +223,7 @@ class Plane:
         self.establishing, self.chained, self.holding = True, False, False
         for group in self.groups:
             if group.status == REGAINED:
-                group.status = RESIDENT
+                self._mark(group, RESIDENT)
         held, self.held = self.held, []
         self.waiting -= len(held)
         for connection, packet in held:
@@ -247,20 +251,22 @@ class Plane:
                     raise UsageError(f"state of {connection!r}: came from the peer twice")
                 else:
                     self.counts["superseded"] += 1
-            group.expected -= self.index.keys()
+            group.expected = {connection for connection in group.expected if connection not in self.index}
             self.groups[group] = None
+            if batch is not None:
+                self.batches.setdefault(batch, []).append(group)
             self.index.update(dict.fromkeys((*group.members, *group.expected), group))
 
     def remove(self, status, batch=None):
         """Drop the groups with a status, of one batch or of all."""
-        for group in self._of(status, batch):
+        for group in self._take(status, batch):
             self.waiting -= len(group.buffer)
             self._drop(group)
 
     def own(self, status, now, batch=None, packets=()):
         """Make groups with a status resident, and process what waited for them, in order."""
-        for group in self._of(status, batch):
-            group.status, group.batch = RESIDENT, None
+        for group in self._take(status, batch):
+            self._mark(group, RESIDENT)
             buffer, group.buffer = group.buffer, []
             self.waiting -= len(buffer)
             for connection, packet in buffer:
@@ -273,9 +279,21 @@ class Plane:
             del self.index[connection]
         del self.groups[group]
 
-    def _of(self, status, batch):
-        return [group for group in self.groups
-                if group.status == status and (batch is None or group.batch == batch)]
+    def _mark(self, group, status):
+        self.resident += len(group.members) * ((status == RESIDENT) - (group.status == RESIDENT))
+        group.status = status
+
+    def _take(self, status, batch):
+        """Give the groups with a status, of one batch or of all, and take them out of their batches."""
+        if batch is None:
+            found = [group for group in self.groups if group.status == status]
+        else:
+            found = [group for group in self.batches.get(batch, ()) if group.status == status]
+        for number in {group.batch for group in found} - {None}:        # a batch's groups share their status
+            del self.batches[number]
+        for group in found:
+            group.batch = None
+        return found
 
     # -- actions of the source
 
@@ -283,14 +301,16 @@ class Plane:
         """Freeze a batch of resident groups, the oldest first; give their Copies."""
         chosen = pick(((group, len(group.members)) for group in self.groups if group.status == RESIDENT), size)
         for group in chosen:
-            group.status, group.batch = FROZEN, batch
+            self._mark(group, FROZEN)
+            group.batch = batch
+        self.batches[batch] = chosen
         return tuple(group.snapshot(now, self.application.timeout) for group in chosen)
 
     def commit(self, batch):
         """Give a batch to the peer; the result is the packets that waited, which stay as the log's beginning."""
         packets = []
-        for group in self._of(FROZEN, batch):
-            group.status = GIVEN
+        for group in self.batches[batch]:
+            self._mark(group, GIVEN)
             packets += group.buffer
         return tuple(packets)
 
@@ -300,6 +320,6 @@ class Plane:
         """Give everything back: Copies of all groups, which stay without effect until the peer has them, and free units."""
         self.establishing = False
         for group in self.groups:
-            group.status = GIVEN
+            self._mark(group, GIVEN)
         copies = tuple(group.snapshot(now, self.application.timeout) for group in self.groups)
         return copies, self.pool.give()

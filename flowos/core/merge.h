@@ -21,7 +21,7 @@
 #include "repack.h"
 
 enum { FOS_MERGE_SEGS = 512 };            /* pieces of one packet's payload; more edits than that are joined */
-enum { FOS_EDITS_KEPT = 64 };             /* edits remembered behind the acknowledged bytes, for late packets */
+enum { FOS_EDITS_KEPT = 256 };            /* edits remembered behind the acknowledged bytes, for late packets */
 enum { FOS_DEFAULT_MSS = 1220 };          /* IPv6's least MTU less 60 bytes of headers: safe everywhere */
 
 /* ---- TCP as it leaves -------------------------------------------------------------------------- */
@@ -82,6 +82,9 @@ static void fos_merge_respin(const fos_core *core, const fos_lane *lane, int dir
     if ((th[13] & FOS_TCP_ACK) && (other->flags & FOS_HALF_STARTED)) {
         r->q = fos_raw_offset(other, ack, back->gone);
         r->final = r->q > (uint64_t)1 << 62 ? r->q : fos_merge_ack(core, lane, !dir, r->q);
+        const fos_way *w = &lane->way[dir];
+        if (back->forgot && w->acked && r->q < w->acked_in && r->q < back->sent.items[back->sent.first].pos)
+            r->final = w->acked_out;          /* an old one, of bytes whose edits are forgotten: the newest says as much */
         r->acks = r->q <= (uint64_t)1 << 62;
         if (r->acks) r->ack = other->origin + (uint32_t)r->final;
         const uint8_t *at;
@@ -113,6 +116,7 @@ static void fos_merge_note(fos_core *core, fos_lane *lane, int dir, const uint8_
             if (e->pos + e->removed >= r->q) break;
             fos_edit old = fos_edits_take(&back->sent);
             if (old.data) fos_block_drop(&core->blocks, old.data);
+            back->forgot = 1;
         }
     }
 }
@@ -435,8 +439,13 @@ static void fos_merge_bare(fos_core *core, fos_lane *lane, int dir, fos_transit 
 FOS_INLINE int fos_merge_awaits(const fos_core *core, const fos_lane *lane, int dir, uint64_t off, uint64_t number) {
     const fos_way *w = &lane->way[dir];
     const fos_stream *s = fos_half_of(core, lane->index, dir)->stream;
-    const fos_unit *u = s ? fos_stream_unit(s, w->next_unit) : NULL;
-    return u && u->packet < number && u->off < off;
+    /* One may have come early and wait for one that came late. */
+    for (uint64_t i = w->next_unit; s && i < s->tail_index; i++) {
+        const fos_unit *u = fos_stream_unit(s, i);
+        if (!u || u->off >= off) return 0;
+        if (u->packet < number) return 1;
+    }
+    return 0;
 }
 
 /* May a packet with this header leave, as far as the bytes that it acknowledges go? */
@@ -444,7 +453,9 @@ FOS_INLINE int fos_merge_ack_clear(const fos_core *core, const fos_lane *lane, i
     const fos_half *other = fos_half_of(core, lane->index, !dir);
     if (!(th[13] & FOS_TCP_ACK) || !(other->flags & FOS_HALF_STARTED)) return 1;
     uint64_t q = fos_raw_offset(other, fos_be32(th + 8), lane->way[!dir].gone);
-    return q > (uint64_t)1 << 62 || !fos_merge_awaits(core, lane, !dir, q, number);
+    if (q > (uint64_t)1 << 62) return 1;
+    if (lane->writes && other->ooo && other->ooo->pieces.first && q > lane->way[!dir].gone) return 0;   /* of what waits here */
+    return !fos_merge_awaits(core, lane, !dir, q, number);
 }
 
 /* A FIN that came ahead of earlier bytes: the frame is that of the packet that completed them. */

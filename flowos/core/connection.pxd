@@ -23,6 +23,7 @@ cdef class Connection:
     cdef const fos_cold *cold(self)
     cdef const fos_half *half(self, int direction)
     cdef int settle(self) except -1
+    cdef int fate(self, what, int reset) except -1
 
 
 cdef class Direction:

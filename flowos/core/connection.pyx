@@ -13,6 +13,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from flowos.core.core cimport *
 from flowos.core.decoding cimport Decoding
 
+from flowos.core.errors import StaleError
+
 STATES = {
     FOS_STATE_NEW: "new", FOS_STATE_SYN_SENT: "syn_sent", FOS_STATE_SYN_RECEIVED: "syn_received",
     FOS_STATE_ESTABLISHED: "established", FOS_STATE_CLOSING: "closing", FOS_STATE_CLOSED: "closed",
@@ -129,6 +131,50 @@ cdef class Connection:
         """Give 4 or 6."""
         return self.conn().key.ver
 
+    def matches(self, match):
+        """Say whether the connection's first packet matches: a text as `Engine.create_flow` takes, or a `Match`.
+
+        Of a connection that began before there were any flows, and of one that has ended, only addresses,
+        ports and protocol are known.  UsageError: the match is wrong.
+        """
+        from flowos.core.fields import place
+        from flowos.core.match import Match
+
+        cdef const fos_conn *c = self.conn()
+        wanted = match if isinstance(match, Match) else Match(match)
+        if not self.gone and self.cold().fields != NULL:
+            block = int.from_bytes((<const char *>self.cold().fields)[:128], "little")
+            return block & wanted.mask == wanted.value
+        a, b = self.a, self.b
+        family, names = (socket.AF_INET, ("nw_src", "nw_dst")) if c.key.ver == 4 else (socket.AF_INET6, ("ipv6_src", "ipv6_dst"))
+        block = place("dl_type", 0x0800 if c.key.ver == 4 else 0x86dd) | place("nw_proto", c.key.proto)
+        for name, end in zip(names, (a, b)):
+            block |= place(name, int.from_bytes(socket.inet_pton(family, end.addr), "big"))
+        if a.port is not None:
+            block |= place("tp_src", a.port) | place("tp_dst", b.port)
+        return block & wanted.mask == wanted.value
+
+    cdef int fate(self, what, int reset) except -1:
+        if self.gone:
+            raise StaleError(f"{what}: the connection has ended")
+        return not fos_fate_drop(self.core.c, self.index, reset)
+
+    def drop(self):
+        """Let nothing of the connection leave any more, in either direction; the ends are not told.
+
+        What has not left stays, the packet that is under way included; from `Module.opened` that is all.
+        False, and nothing changes, where its packets share frames with others, as in a tunnel.
+        StaleError: it has ended.
+        """
+        return bool(self.fate("drop()", 0))
+
+    def reset(self):
+        """Drop the connection and tell TCP's ends: the next packet is answered by a RST to each that has seen any.
+
+        Others than TCP's are dropped alone.  False and StaleError as for `drop`.
+        """
+        return bool(self.fate("reset()", 1))
+
     @property
     def a(self):
         """Give the end that opened the connection: an `Endpoint`."""
@@ -165,7 +211,7 @@ cdef class Connection:
     @property
     def depth(self):
         """Count the IP headers around the transport: 1 when not tunnelled."""
-        return self.conn().depth & ~FOS_DEPTH_SHARED
+        return self.conn().depth & 0x1f
 
     @property
     def flow(self):

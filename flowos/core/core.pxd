@@ -306,3 +306,6 @@ cdef extern from "loop.h" nogil:
     size_t fos_fragments_at(uint32_t size)
 
     fos_block *fos_block_new(fos_blocks *cache, size_t size)
+
+cdef extern from "fate.h" nogil:
+    int fos_fate_drop(fos_core *core, uint32_t index, int reset)

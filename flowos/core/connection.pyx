@@ -171,7 +171,7 @@ cdef class Connection:
     def reset(self):
         """Drop the connection and tell TCP's ends: the next packet is answered by a RST to each that has seen any.
 
-        Others than TCP's are dropped alone.  False and StaleError as for `drop`.
+        Others than TCP's are dropped alone, and one that was dropped before stays as it is.  False and StaleError as for `drop`.
         """
         return bool(self.fate("reset()", 1))
 

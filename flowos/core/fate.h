@@ -12,7 +12,7 @@
 #include "lanes.h"
 #include "repack.h"
 
-enum { FOS_DEPTH_DROPPED = 0x40, FOS_DEPTH_RESET = 0x20 };    /* with FOS_DEPTH_SHARED: FOS_DEPTH_FLAGS are no depth */
+enum { FOS_DEPTH_DROPPED = 0x40, FOS_DEPTH_RESET = 0x20 };    /* bits of fos_conn.depth that are no depth */
 
 FOS_INLINE int fos_fate_drops(const fos_core *core, uint32_t index) {
     return core->fated && index && core->table.conns[index].depth & FOS_DEPTH_DROPPED;
@@ -64,11 +64,11 @@ static void fos_fate_packet(fos_core *core, const fos_transit *t) {
     if (th[13] & FOS_TCP_ACK) fos_fate_rst(core, t, seq, ack, 0);     /* whoever has seen nothing yet is told nothing */
 }
 
-/* Pronounce a connection dropped: 0, or -1 where its packets share frames with others (tunnels). */
+/* Pronounce a connection dropped, once: 0, or -1 where its packets share frames with others (tunnels). */
 static int fos_fate_drop(fos_core *core, uint32_t index, int reset) {
     fos_conn *c = &core->table.conns[index];
     if (c->depth & FOS_DEPTH_SHARED) return -1;
-    c->depth |= FOS_DEPTH_DROPPED | (reset ? FOS_DEPTH_RESET : 0);
+    if (!(c->depth & FOS_DEPTH_DROPPED)) c->depth |= FOS_DEPTH_DROPPED | (reset ? FOS_DEPTH_RESET : 0);
     core->fated = 1;
     return 0;
 }

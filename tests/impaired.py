@@ -9,6 +9,7 @@ memory; `step` moves what is due and must be called often.
 """
 import heapq
 import random
+import struct
 import time
 from dataclasses import dataclass, field
 
@@ -117,6 +118,10 @@ class ImpairedPort:
         self._outer_rx, self._outer_tx, self._end_rx, self._end_tx = (
             outer.rx_ring, outer.tx_ring, self._end.rx_ring, self._end.tx_ring)
         self.overflowed = 0
+        self.record = None                    # a list: (time, frame) of what passes the inner port, both ways
+        for way, other in (self.inward, self.outward), (self.outward, self.inward):
+            if hasattr(way.drop, "back"):     # it answers
+                way.drop.back = lambda frame, other=other: other.offer(time.monotonic(), frame)
 
     def step(self, now):
         """Move what came and what is due; True if there was anything."""
@@ -127,11 +132,20 @@ class ImpairedPort:
         for frame in went:
             self.outward.offer(now, frame)
         inward, outward = list(self.inward.take(now)), list(self.outward.take(now))
+        if self.record is not None:
+            self.record += [(now, frame) for frame in [*inward, *went]]
         if inward:
             self.overflowed += put(self._end, self._end_tx, inward)
         if outward:
             self.overflowed += put(self.outer, self._outer_tx, outward)
         return bool(came or went or inward or outward)
+
+    def write_record(self, path):
+        """Write what was recorded as a pcap file."""
+        with open(path, "wb") as file:
+            file.write(struct.pack("<IHHiIII", 0xa1b2c3d4, 2, 4, 0, 0, 65535, 1))
+            for at, frame in self.record:
+                file.write(struct.pack("<IIII", int(at), int(at % 1 * 1e6), len(frame), len(frame)) + frame)
 
     @property
     def next_due(self):
@@ -186,3 +200,45 @@ class DropAt:
             self.dropped += 1
             return True
         return False
+
+
+def internet_checksum(data):
+    """Give the checksum of RFC 1071, the slow way."""
+    total = sum(int.from_bytes(data[i:i + 2].ljust(2, b"\0"), "big") for i in range(0, len(data), 2))
+    while total >> 16:
+        total = (total & 0xffff) + (total >> 16)
+    return ~total & 0xffff
+
+
+class Narrow:
+    """A router with a small MTU on the way: it drops what is longer and says so in an ICMP error to the sender.
+
+    The error quotes as little as routers may: the IP header and eight bytes (RFC 792), or all that
+    fits 1,280 bytes (RFC 4443).  `ImpairedPort` sends it back the other way.
+    """
+
+    def __init__(self, mtu):
+        self.mtu, self.dropped, self.back = mtu, 0, None
+
+    def __call__(self, frame):
+        if segment_in(frame) is None or len(frame) - 14 <= self.mtu:
+            return False
+        self.dropped += 1
+        self.back(self.error(frame))
+        return True
+
+    def error(self, frame):
+        """Build the ICMP error about a frame: fragmentation needed, or packet too big."""
+        link, packet = frame[6:12] + frame[:6] + frame[12:14], frame[14:]
+        if packet[0] >> 4 == 4:
+            message = bytes([3, 4, 0, 0, 0, 0]) + self.mtu.to_bytes(2, "big") + packet[:4 * (packet[0] & 15) + 8]
+            message = message[:2] + internet_checksum(message).to_bytes(2, "big") + message[4:]
+            # from the router, whoever that is, to the packet's sender
+            head = bytes([0x45, 0]) + (20 + len(message)).to_bytes(2, "big") + bytes([0, 0, 0, 0, 64, 1, 0, 0])
+            head += packet[16:19] + b"\xfe" + packet[12:16]
+            return link + head[:10] + internet_checksum(head).to_bytes(2, "big") + head[12:] + message
+        message = bytes([2, 0, 0, 0]) + self.mtu.to_bytes(4, "big") + packet[:1280 - 48]
+        addresses = packet[24:39] + b"\xfe" + packet[8:24]
+        pseudo = addresses + len(message).to_bytes(4, "big") + bytes([0, 0, 0, 58])
+        message = message[:2] + internet_checksum(pseudo + message).to_bytes(2, "big") + message[4:]
+        return link + bytes([0x60, 0, 0, 0]) + len(message).to_bytes(2, "big") + bytes([58, 64]) + addresses + message

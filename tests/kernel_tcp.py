@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from editscript import edited
-from impaired import ImpairedPort, Impairment, frames_in, put
+from impaired import ImpairedPort, Impairment, Narrow, frames_in, put
 from namespaces import inside, ip, join
 
 from flowos.core.packetport import PacketPort
@@ -41,6 +41,10 @@ MACS = "02:77:00:00:00:01", "02:77:00:00:00:02"
 SYSCTLS = {"ipv4.tcp_rto_min_us": 10_000, "ipv4.tcp_rto_max_ms": 1000, "ipv4.tcp_syn_linear_timeouts": 0}
 TCPI_STATE, TCPI_TOTAL_RETRANS = ("B", 0), ("I", 100)     # type and place in struct tcp_info
 TCP_CLOSE = 7
+#: Seconds after which a run is given up.
+PATIENCE = float(os.environ.get("TCP_PATIENCE", "30"))
+#: A folder for captures of both sides of runs that fail, as FlowOS saw them; none without it.
+RECORD = os.environ.get("TCP_RECORD")
 fork = multiprocessing.get_context("fork")
 
 
@@ -59,7 +63,8 @@ class Program:
     @property
     def content(self):
         """The original bytes of this end's stream."""
-        return random.Random(self.seed).randbytes(self.size)
+        rng, part = random.Random(self.seed), 1 << 20
+        return b"".join(rng.randbytes(min(part, self.size - at)) for at in range(0, self.size, part))
 
     @property
     def steps(self):
@@ -184,8 +189,7 @@ def serve(namespace, calls):
     """Be one end's process: carry out jobs until told to stop."""
     with inside(namespace):
         while (job := calls.recv()) is not None:
-            with contextlib.suppress(ConnectionError):
-                calls.send(carry_out(*job, calls))
+            calls.send(carry_out(*job, calls))
 
 
 def carry_out(role, version, port, program, path, seconds, calls):
@@ -208,7 +212,7 @@ def carry_out(role, version, port, program, path, seconds, calls):
             sock.connect((ADDRESSES[version][1], port))
         with open(path, "wb") as out:
             return Outcome(b"", *Endpoint(sock, program, out, deadline).run())
-    except OSError as error:
+    except Exception as error:                # the test that waits must hear of it, whatever it is
         return Outcome(b"", "timeout" if isinstance(error, TimeoutError) else "refused", 0, repr(error))
     finally:
         sock.close()
@@ -291,14 +295,17 @@ class Run:
     def counts(self):
         """What the impairments did in all, {what: frames}."""
         parts = [part.counts for side in self.sides for part in (side.inward, side.outward)]
-        return {name: sum(part[name] for part in parts) for name in parts[0]}
+        return {name: sum(part[name] for part in parts) for name in Impairment().counts}
 
 
 def difference(name, received, expected):
     """Say where a stream differs from what was expected, or give an empty text."""
     if received == expected:
         return ""
-    at = len(os.path.commonprefix([received, expected]))
+    at, step = 0, 1 << 16
+    while received[at:at + step] == expected[at:at + step]:
+        at += step
+    at += len(os.path.commonprefix([received[at:at + step], expected[at:at + step]]))
     return (f"{name} received {len(received)} bytes, expected {len(expected)}; they differ from byte {at} on: "
             f"{received[at:at + 24]!r} instead of {expected[at:at + 24]!r}")
 
@@ -312,7 +319,7 @@ class Network:
         stem = f"flowos-tcp-{os.getpid()}-{next(self.numbers)}"
         self.names = {role: f"{stem}-{role}" for role in ("client", "middle", "server")}
         self.ports = itertools.count(20000)
-        self.has_proxy = False                # two more hosts (terminating.py)
+        self.proxies = []                     # two more hosts (terminating.py)
         self.stack = contextlib.ExitStack()
 
     def __enter__(self):
@@ -364,25 +371,33 @@ class Network:
                     if not optional:
                         raise
 
-    def run(self, client, server, middle, impair=(), *, version=4, seconds=30.0, sysctls=None):
+    def run(self, client, server, middle, impair=(), *, version=4, seconds=PATIENCE, sysctls=None):
         """Have both ends carry out their programs through `middle`; returns a Run.
 
         `impair` is up to four `Impairment`s: client to middle, middle to client, server to middle, middle to
-        server.  `sysctls` hold for both hosts during this run, {"ipv4.tcp_sack": 0}.  After `seconds` ends
+        server; None: the middle is given the interfaces' own ports.  `sysctls` hold for both hosts during this run, {"ipv4.tcp_sack": 0}.  After `seconds` ends
         report "timeout".
         """
-        impair = [*impair, *[None] * (4 - len(impair))]
         begun, port, paths = time.monotonic(), next(self.ports), {}
         with contextlib.ExitStack() as stack:
             for role in ("client", "server"):
                 self.change_sysctls(stack, self.names[role], sysctls or {})
             with inside(self.names["middle"]):
-                sides = [ImpairedPort(PacketPort(name, slots=1024), *impair[place:place + 2], name)
-                         for name, place in (("m0", 0), ("m1", 2))]
-            for side in sides:
+                ends = [PacketPort(name, slots=1024) for name in ("m0", "m1")]
+            if impair is None:
+                sides = []
+            else:
+                ways = [*impair, *[None] * (4 - len(impair))]
+                sides = [ImpairedPort(ends[0], *ways[:2], "m0"), ImpairedPort(ends[1], *ways[2:], "m1")]
+            for side in [*ends, *sides]:
                 stack.callback(side.close)
+            for side in sides:
+                side.record = [] if RECORD else None
+            if any(way is not None and isinstance(way.drop, Narrow) for way in impair or ()):
+                stack.callback(self.forget_mtus)
             stack.callback(middle.close)
-            middle.start(sides[0].port, sides[1].port, port, version)
+            middle.start(*([side.port for side in sides] or ends), port, version)
+            wakers = [end.fileno() for end in ends]
             waiting, outcomes = dict(self.hosts), {}
             for role, program in ("server", server), ("client", client):
                 paths[role] = self.folder / role
@@ -391,15 +406,21 @@ class Network:
                 if role == "server" and isinstance(said := self.hosts[role].recv(), Outcome):
                     raise RuntimeError(f"the server cannot listen: {said.problem}")
             while waiting:
-                self.turn(sides, middle, waiting)
+                self.turn(sides, middle, [*wakers, *waiting.values()])
                 for role in [role for role, calls in waiting.items() if calls.poll()]:
                     outcomes[role] = waiting.pop(role).recv()
                     outcomes[role].received = paths[role].read_bytes()
             # the last acknowledgements still go their way
             end = time.monotonic() + 0.02
             while time.monotonic() < end:
-                self.turn(sides, middle, {})
+                self.turn(sides, middle, wakers)
         return Run(outcomes["client"], outcomes["server"], tuple(sides), time.monotonic() - begun)
+
+    def forget_mtus(self):
+        """Have every host forget what it learned of the way's MTU, so that the next run learns it anew."""
+        for name in [*self.names.values(), *self.proxies]:
+            for version in "-4", "-6":
+                ip("-n", name, version, "route", "flush", "cache")
 
     def change_sysctls(self, stack, name, values):
         """Set sysctls of a namespace until the stack is closed."""
@@ -408,14 +429,14 @@ class Network:
         stack.callback(self.set_sysctls, name, before)
         self.set_sysctls(name, values)
 
-    def turn(self, sides, middle, waiting):
+    def turn(self, sides, middle, wakers):
         """Move everything once; when there was nothing, wait for something, two milliseconds at most."""
         now = time.monotonic()
         moved = [side.step(now) for side in sides]
         if middle.step(now) or any(moved):
             return
         due = min((side.next_due for side in sides if side.next_due is not None), default=now + 1)
-        select.select([*sides, *waiting.values()], [], [], max(0, min(0.002, due - now)))
+        select.select(wakers, [], [], max(0, min(0.002, due - now)))
 
     def check(self, client, server, forth, back, middle, impair=(), **options):
         """Run, and check that both ends received exactly the edited streams to their end; returns the Run.
@@ -428,8 +449,19 @@ class Network:
             difference("client", run.client.received, edited(server.content, back)),
             *(f"{role} ended with {outcome.end!r} {outcome.problem}" for role, outcome in
               (("client", run.client), ("server", run.server)) if outcome.end != "eof")]
-        assert not any(problems), "\n".join([*filter(None, problems), f"{run.seconds:.1f} s, {run.counts}"])
+        if any(problems):
+            problems += [f"{run.seconds:.1f} s, {run.counts}", *self.captures(run)]
+            raise AssertionError("\n".join(filter(None, problems)))
         return run
+
+    def captures(self, run):
+        """Write what was recorded of a failed run; yield where."""
+        number = next(self.numbers)
+        for side, end in zip(run.sides, ("client", "server")):
+            if side.record is not None:
+                path = Path(RECORD, f"{os.getpid()}-{number}-{end}.pcap")
+                side.write_record(path)
+                yield f"the {end}'s side: {path}"
 
 
 def bad_network(seed, level=1.0):

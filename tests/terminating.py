@@ -128,15 +128,17 @@ class Terminating:
 
     def hosts(self):
         """Give the names of the two hosts of ours, which the first run makes and the network removes."""
-        names = [f"{self.network.names['middle']}-{near}" for near in "pq"]
-        if not self.network.has_proxy:
-            for number, (name, near) in enumerate(zip(names, "pq")):
+        made = self.network.proxies
+        if not made:
+            middle = self.network.names["middle"]
+            for number, near in enumerate("pq"):
+                name = f"{middle}-{near}"
                 ip("netns", "add", name)
                 self.network.stack.callback(ip, "netns", "del", name)
-                join(self.network.names["middle"], name, f"{near}0", f"{near}1")
+                join(middle, name, f"{near}0", f"{near}1")
                 self.network.set_up_host(name, f"{near}1", 1 - number)
-            self.network.has_proxy = True
-        return names
+                made.append(name)
+        return made
 
     def step(self, now):
         """Move frames, then bytes; True if there was anything."""

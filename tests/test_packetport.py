@@ -99,6 +99,19 @@ def test_frames_leave_as_they_are_and_are_not_echoed(pair):
         assert port.rx_sync() == 0 and port.statistics()["sent"] == len(frames)
 
 
+def test_what_others_send_is_seen_when_asked_for(pair):
+    sock, open_end, _near, far = pair
+    with open_end() as port, open_end(outgoing=True) as onlooker, inside(far):
+        with raw_socket("far") as other:
+            ours, theirs, came = frames_of(3)
+            send(onlooker, [ours])            # never its own
+            other.send(theirs)
+            sock.send(came)
+        assert [frame for *_, frame in receive(onlooker, 2)] == [theirs, came]
+        assert [frame for *_, frame in receive(port, 1)] == [came]
+        assert onlooker.rx_sync() == port.rx_sync() == 0
+
+
 def test_a_full_ring_leaves_frames_to_the_kernel(pair):
     sock, open_end, *_ = pair
     with open_end(slots=8) as port:

@@ -192,6 +192,7 @@ def test_rewrite_keeps_a_checksum_as_wrong_as_it_was(frame, data, wrong):
                    "tsval": data.draw(U32), "tsecr": data.draw(U32),
                    "sack": data.draw(st.lists(st.tuples(U32, U32), max_size=4))}
     fields["src"] = "198.51.100.7" if scapy.IP in packet else "2001:db8::77"
+    fields["dst"] = "198.51.100.8" if scapy.IP in packet else "2001:db8::78"
     made = rewrite(bytes(damaged), **fields)
     assert len(made) == len(frame) and made[payload_offset(frame):] == frame[payload_offset(frame):]
     assert wrong_by(made) == wrong_by(bytes(damaged))
@@ -201,7 +202,8 @@ def test_rewrite_keeps_a_checksum_as_wrong_as_it_was(frame, data, wrong):
             fields["seq"], fields["ack"], fields["window"])
     # and back again: every byte as before
     body = packet[scapy.TCP if tcp else scapy.UDP]
-    back = {"sport": body.sport, "dport": body.dport, "src": packet[scapy.IP if scapy.IP in packet else scapy.IPv6].src}
+    ends = packet[scapy.IP if scapy.IP in packet else scapy.IPv6]
+    back = {"sport": body.sport, "dport": body.dport, "src": ends.src, "dst": ends.dst}
     if tcp:
         back |= {"seq": body.seq, "ack": body.ack, "window": body.window, "flags": int(body.flags) & 255}
         for kind, value in body.options:

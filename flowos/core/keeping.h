@@ -163,6 +163,7 @@ static void fos_keep_segment(fos_core *core, fos_lane *lane, int dir, uint64_t a
     uint32_t count = 0;
     uint64_t have = 0;
     if (!fos_keep_template(lane, dir)) return;
+    if (n && (!k->first || at < k->first->at)) return;      /* its sender's to repeat */
     for (const fos_queued *q = k->first; q && have < n && count < FOS_KEEP_SEGS; q = q->next) {
         if (q->at + q->n <= at + have) continue;
         uint64_t skip = at + have - q->at, part = q->n - skip;
@@ -290,7 +291,7 @@ static void fos_keep_ack(fos_core *core, fos_lane *lane, int dir, uint64_t final
         } else if (k->cwnd < k->ssthresh) k->cwnd += got < 2 * mss ? got : 2 * mss;
         else k->cwnd += mss * got / (k->cwnd ? k->cwnd : 1) + 1;
         k->deadline = k->una < k->next || (k->fin_sent && !k->fin_acked) ? now + k->rto : 0;
-    } else if (pure && !moved && flight) {
+    } else if (pure && !moved && flight && k->una >= k->start) {
         k->dupacks++;
         if (!k->repairing && (k->dupacks == 3 || (k->sacks && k->sack[0].end > k->una + 3 * mss && k->dupacks >= 2))) {
             k->ssthresh = flight / 2 > 2 * mss ? flight / 2 : 2 * mss;
@@ -400,6 +401,28 @@ static void fos_keep_learn(fos_lane *lane, const fos_transit *t) {
     }
 }
 
+/* Bytes that left before we kept the connection are repeated by their sender; what lies behind them is ours to send. */
+static void fos_keep_relay(fos_core *core, fos_lane *lane, const fos_transit *t) {
+    fos_keep *k = lane->way[t->dir].keep;
+    uint32_t hl = (uint32_t)(t->frame[t->l4 + 12] >> 4) * 4, payload = t->l4 + hl;
+    uint64_t n = k->start - (uint64_t)t->off < t->paylen ? k->start - (uint64_t)t->off : t->paylen;
+    uint8_t *out = fos_outlets_room(&core->outlets);
+    if (!out) { core->failed = 1; return; }
+    if (t->off < 0 || payload + n > t->captured) return;
+    fos_seg seg = {.p = t->frame + payload, .n = n};
+    fos_repack job = {.frame = t->frame, .captured = t->captured, .l3 = t->l3, .l4 = t->l4, .payload = payload, .link = t->link,
+                      .segs = &seg, .seg_count = 1, .n = n};
+    job.fields.set = FOS_SET_ACK | FOS_SET_FLAGS | FOS_SET_WINDOW;
+    job.fields.ack = fos_half_of(core, lane->index, !t->dir)->origin + (uint32_t)fos_keep_acked(core, lane, !t->dir);
+    job.fields.window = fos_keep_window(core, lane, !t->dir);
+    job.fields.tcp_flags = FOS_TCP_ACK | FOS_TCP_PSH;
+    uint32_t size = fos_repack_build(&job, out, FOS_SCRATCH_FRAME);
+    if (!size) return;
+    FOS_COUNT(&core->counters, merged_rewritten);
+    fos_outlets_send(&core->outlets, &core->counters, out, size, size, t->ts, t->link, t->iface);
+    fos_outlets_keep(&core->outlets, size);
+}
+
 /* Take what a packet says of the other direction, and note what its sender is owed.  1: its bytes, if any, come
  * by the stream; 0: it was sent on, or is done with. */
 static void fos_keep_packet(fos_core *core, fos_lane *lane, const fos_transit *t) {
@@ -459,9 +482,7 @@ static void fos_keep_packet(fos_core *core, fos_lane *lane, const fos_transit *t
     if (t->paylen || fin) {
         k->acks_due++;
         if (!(t->flags & (FOS_TRANSIT_DATA | FOS_TRANSIT_AHEAD)) && (t->flags & FOS_TRANSIT_OFF) && k->una < k->start &&
-            t->off < (int64_t)k->start) {     /* bytes that left before us are repeated by their sender */
-            fos_outlets_send(&core->outlets, &core->counters, t->frame, t->captured, t->wire, t->ts, t->link, t->iface);
-        }
+            t->off < (int64_t)k->start) fos_keep_relay(core, lane, t);
     } else if ((t->flags & FOS_TRANSIT_OFF) && t->off < (int64_t)h->next) k->acks_due++;   /* a keep-alive, a window probe */
 }
 

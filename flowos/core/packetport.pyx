@@ -51,8 +51,9 @@ cdef class PacketPort(Port):
 
     Frames are gone once their slot was released and the port synced again.  `slots`, a power of two, is
     the size of each ring; twice as many buffers come from `arena`, or from a new one whose buffers hold
-    the interface's MTU.  `promiscuous`: also what is not for this host.  No call blocks; `fileno` can be
-    waited on.  CaptureError: no such interface, or no right to it.
+    the interface's MTU.  `promiscuous`: also what is not for this host.  `outgoing`: also what others send
+    on the interface, for those who only look on; in line it would make loops.  No call blocks; `fileno` can
+    be waited on.  CaptureError: no such interface, or no right to it.
 
     >>> from flowos import FlowOSError
     >>> try: PacketPort("no-such-one")
@@ -60,7 +61,7 @@ cdef class PacketPort(Port):
     packet:no-such-one: no such network interface
     """
 
-    def __cinit__(self, interface, slots=512, Arena arena=None, promiscuous=True):
+    def __cinit__(self, interface, slots=512, Arena arena=None, promiscuous=True, outgoing=False):
         self.name = f"packet:{interface}"
         self.interface = interface
         self.index = self.index_of_interface()
@@ -72,7 +73,7 @@ cdef class PacketPort(Port):
         self.io.parser.tunnels = FOS_TUNNEL_ALL
         try:
             self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
-            self.open_socket(promiscuous)
+            self.open_socket(promiscuous, outgoing)
         except PermissionError as error:
             raise CaptureError(f"{self.name}: no right to open a packet socket; run as root, or give the program "
                                "CAP_NET_RAW (setcap cap_net_raw+ep PROGRAM)") from error
@@ -97,7 +98,7 @@ cdef class PacketPort(Port):
         except (OSError, ValueError) as error:
             raise CaptureError(f"{self.name}: no such network interface") from error
 
-    def open_socket(self, promiscuous):
+    def open_socket(self, promiscuous, outgoing):
         """Set the socket up and bind it; only then do frames come."""
         cdef int kind
         sock = self.socket
@@ -109,7 +110,7 @@ cdef class PacketPort(Port):
         sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         sock.setsockopt(SOL_PACKET, AUXDATA, 1)
         try:
-            sock.setsockopt(SOL_PACKET, IGNORE_OUTGOING, 1)
+            sock.setsockopt(SOL_PACKET, IGNORE_OUTGOING, 0 if outgoing else 1)
         except OSError as error:
             raise OSError(error.errno, "this kernel cannot tell received from sent frames; Linux 4.20 can") from error
         if promiscuous:

@@ -46,30 +46,6 @@ FOS_INLINE uint64_t fos_segs_copy(uint8_t *out, const fos_seg *segs, uint32_t co
     return done;
 }
 
-/* The sum of a packet's addresses as its transport's checksum sees them: a routing header with segments left
- * names the real destination (RFC 8200 section 8.1), a home address option the real source (RFC 6275 11.3.1). */
-static uint64_t fos_sum_addresses(const uint8_t *frame, uint32_t l3, uint32_t l4) {
-    const uint8_t *ip = frame + l3;
-    if (ip[0] >> 4 == 4) return fos_sum(ip + 12, 8);
-    const uint8_t *src = ip + 8, *dst = ip + 24;
-    uint32_t next = ip[6];
-    for (uint32_t at = l3 + 40; l4 >= 8 && at <= l4 - 8;) {
-        const uint8_t *h = frame + at;
-        uint32_t len = next == 44 ? 8 : next == FOS_PROTO_AH ? 8 + 4u * h[1] : 8 + 8u * h[1];
-        if (len > l4 - at) break;
-        if (next == 43 && h[3] && len >= 24) {
-            if (h[2] == 0 && h[3] <= h[1] / 2) dst = h + 8 + 16 * (h[1] / 2 - 1);
-            else if (h[2] == 2 || h[2] == 4) dst = h + 8;
-        }
-        if (next == 60)
-            for (uint32_t o = 2; o + 2 <= len && (h[o] == 0 || o + 2u + h[o + 1] <= len); o += h[o] ? 2u + h[o + 1] : 1)
-                if (h[o] == 0xc9 && h[o + 1] == 16) src = h + o + 2;
-        next = h[0];
-        at += len;
-    }
-    return (uint64_t)fos_sum(src, 16) + fos_sum(dst, 16);
-}
-
 /* Make the transport's checksum anew, `len` bytes from l4 on being present.  What has none is left alone. */
 static void fos_make_checksum(uint8_t *frame, uint32_t l3, uint32_t l4, uint32_t len) {
     uint32_t proto = fos_final_protocol(frame, l3, l4), covered = len;

@@ -174,6 +174,30 @@ static uint32_t fos_final_protocol(const uint8_t *frame, uint32_t l3, uint32_t l
     return proto;
 }
 
+/* The sum of a packet's addresses as its transport's checksum sees them: a routing header with segments left
+ * names the real destination (RFC 8200 section 8.1), a home address option the real source (RFC 6275 11.3.1). */
+static uint64_t fos_sum_addresses(const uint8_t *frame, uint32_t l3, uint32_t l4) {
+    const uint8_t *ip = frame + l3;
+    if (ip[0] >> 4 == 4) return fos_sum(ip + 12, 8);
+    const uint8_t *src = ip + 8, *dst = ip + 24;
+    uint32_t next = ip[6];
+    for (uint32_t at = l3 + 40; l4 >= 8 && at <= l4 - 8;) {
+        const uint8_t *h = frame + at;
+        uint32_t len = next == 44 ? 8 : next == FOS_PROTO_AH ? 8 + 4u * h[1] : 8 + 8u * h[1];
+        if (len > l4 - at) break;
+        if (next == 43 && h[3] && len >= 24) {
+            if (h[2] == 0 && h[3] <= h[1] / 2) dst = h + 8 + 16 * (h[1] / 2 - 1);
+            else if (h[2] == 2 || h[2] == 4) dst = h + 8;
+        }
+        if (next == 60)
+            for (uint32_t o = 2; o + 2 <= len && (h[o] == 0 || o + 2u + h[o + 1] <= len); o += h[o] ? 2u + h[o + 1] : 1)
+                if (h[o] == 0xc9 && h[o + 1] == 16) src = h + o + 2;
+        next = h[0];
+        at += len;
+    }
+    return (uint64_t)fos_sum(src, 16) + fos_sum(dst, 16);
+}
+
 /* Rewrite the fields that `set` names; of the frame, `captured` bytes are there.
  * 0: done.  -1: there is no such field in this packet (no ports, not TCP); the others were written. */
 FOS_NOINLINE int fos_rewrite_packet(uint8_t *frame, uint32_t captured, uint32_t l3, uint32_t l4, const fos_rewrite *w) {
@@ -182,14 +206,12 @@ FOS_NOINLINE int fos_rewrite_packet(uint8_t *frame, uint32_t captured, uint32_t 
     uint8_t *ip = frame + l3, *t = frame + l4;
     uint32_t present = captured > l4 ? captured - l4 : 0;
     fos_csum_place csum = fos_csum_of(proto);
-    int missing = 0;
+    int missing = 0, pseudo = csum.pseudo && (set & (FOS_SET_SRC | FOS_SET_DST));
+    if (pseudo) before += fos_sum_addresses(frame, l3, l4);
     if (set & FOS_SET_SRC) fos_patch(ip, four ? 12 : 8, w->src, four ? 4 : 16, &ip_before, &ip_after);
     if (set & FOS_SET_DST) fos_patch(ip, four ? 16 : 24, w->dst, four ? 4 : 16, &ip_before, &ip_after);
     if (four) fos_csum_update(ip + 10, fos_fold(ip_before), fos_fold(ip_after));
-    if (csum.pseudo) {
-        before += ip_before;
-        after += ip_after;
-    }
+    if (pseudo) after += fos_sum_addresses(frame, l3, l4);
     if (set & (FOS_SET_SPORT | FOS_SET_DPORT)) {
         if (proto == FOS_PROTO_TCP || proto == FOS_PROTO_UDP || proto == FOS_PROTO_UDPLITE) {
             if ((set & FOS_SET_SPORT) && present >= 2) fos_patch16(t, 0, w->sport, &before, &after);

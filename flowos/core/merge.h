@@ -597,6 +597,7 @@ FOS_INLINE int fos_merge_keeps(fos_core *core, fos_lane *lane) {
 }
 
 static void fos_merge_entry(fos_core *core, const fos_transit *t) {
+    if (FOS_UNLIKELY(core->translations != NULL)) fos_translate_leaving(core, t->conn);
     if (FOS_UNLIKELY(fos_fate_drops(core, t->conn))) { fos_fate_packet(core, t); return; }
     fos_lane *lane = t->conn ? fos_lane_of(core, t->conn) : NULL;
     if (FOS_LIKELY(!lane)) {
@@ -659,6 +660,7 @@ static void fos_merge(fos_core *core) {
         lane->touched = 0;
         if (fos_list_add(&core->merged, lane->index)) core->failed = 1;
         int over = core->table.conns[lane->index].flags & FOS_CONN_CLOSED;
+        if (FOS_UNLIKELY(core->translations != NULL)) fos_translate_leaving(core, lane->index);
         if (core->in_line && !fos_fate_drops(core, lane->index)) {
             fos_lane_drain(core, lane, FOS_ALL, core->now, over);
             for (int dir = 0; dir < 2; dir++) fos_way_trailing(core, lane, dir, core->now);
@@ -669,6 +671,7 @@ static void fos_merge(fos_core *core) {
         if (!core->stable) fos_lane_spill(core, lane);
     }
     if (core->live) fos_keep_timers(core);
+    core->outlets.change_with = NULL;
     if (core->outlets.count) fos_outlets_sync(&core->outlets);
 }
 

@@ -18,6 +18,7 @@
 #define FOS_MERGE_H
 
 #include "lifecycle.h"
+#include "fate.h"
 #include "repack.h"
 
 enum { FOS_MERGE_SEGS = 512 };            /* pieces of one packet's payload; more edits than that are joined */
@@ -317,16 +318,18 @@ static void fos_merge_datagram(fos_core *core, fos_lane *lane, int dir, const fo
     uint32_t before = w->sent.end - w->sent.first;
     int taken = fos_merge_take(core, lane, dir, u->off + u->len, 1);
     if (taken < 0) return;
+    uint32_t first = w->sent.first + before;
+    int spans = before && u->len && w->sent.items[first - 1].pos + w->sent.items[first - 1].removed > u->off;
     uint16_t link = u->flags & FOS_UNIT_REASSEMBLED ? 101 : w->link;
-    if (!taken) {
+    if (!taken && !spans) {
         FOS_COUNT(&core->counters, merged_unchanged);
         fos_merge_send(core, u->frame, u->captured, u->wire, ts, link, w->iface);
         return;
     }
     fos_seg segs[FOS_MERGE_SEGS];
     uint64_t total;
-    uint32_t count = fos_merge_segs(&w->sent, w->sent.first + before, u->off, u->off + u->len, u->frame + u->payload, segs, &total);
-    if (!total) FOS_COUNT(&core->counters, merged_emptied);
+    uint32_t count = fos_merge_segs(&w->sent, first, u->off, u->off + u->len, u->frame + u->payload, segs, &total);
+    if (!total) FOS_COUNT(&core->counters, merged_dropped);
     else {
         uint8_t *out = fos_outlets_room(&core->outlets);
         if (!out) { core->failed = 1; return; }
@@ -605,6 +608,8 @@ FOS_INLINE int fos_merge_keeps(fos_core *core, fos_lane *lane) {
 }
 
 static void fos_merge_entry(fos_core *core, const fos_transit *t) {
+    if (FOS_UNLIKELY(core->translations != NULL)) fos_translate_leaving(core, t->conn);
+    if (FOS_UNLIKELY(fos_fate_drops(core, t->conn))) { fos_fate_packet(core, t); return; }
     fos_lane *lane = t->conn ? fos_lane_of(core, t->conn) : NULL;
     if (FOS_LIKELY(!lane)) {
         if (FOS_UNLIKELY(t->flags & FOS_TRANSIT_AHEAD) && core->plans[core->table.conns[t->conn].flow].writes)
@@ -666,7 +671,8 @@ static void fos_merge(fos_core *core) {
         lane->touched = 0;
         if (fos_list_add(&core->merged, lane->index)) core->failed = 1;
         int over = core->table.conns[lane->index].flags & FOS_CONN_CLOSED;
-        if (core->in_line) {
+        if (FOS_UNLIKELY(core->translations != NULL)) fos_translate_leaving(core, lane->index);
+        if (core->in_line && !fos_fate_drops(core, lane->index)) {
             fos_lane_drain(core, lane, FOS_ALL, core->now, over);
             for (int dir = 0; dir < 2; dir++) fos_way_trailing(core, lane, dir, core->now);
             if (core->live && fos_merge_keeps(core, lane)) fos_keep_output(core, lane);
@@ -676,6 +682,7 @@ static void fos_merge(fos_core *core) {
         if (!core->stable) fos_lane_spill(core, lane);
     }
     if (core->live) fos_keep_timers(core);
+    core->outlets.change_with = NULL;
     if (core->outlets.count) fos_outlets_sync(&core->outlets);
 }
 

@@ -677,6 +677,41 @@ cdef int settle(Core core, list serving, Attachment a, uint32_t index, bint forc
     return 0
 
 
+cdef int let_go(Core core, Attachment a, fos_lane *lane, uint32_t k, int dir) except -1:
+    """Release what a stage holds in one direction, unchanged: what it was lent, not what came since."""
+    cdef fos_way *way = &lane.way[dir]
+    cdef fos_stage *st = &way.stages[k]
+    cdef Decoding decoding
+    cdef fos_stream *s
+    cdef fos_unit *u
+    cdef fos_at to
+    cdef uint64_t end = 0
+    to.off = st.seen_off
+    to.skip = st.seen_skip
+    if fos_at_before(st.at, to):
+        go(core, a, way, k, to, FOS_TAKE_PASS)
+    st.unit = max(st.unit, st.seen_unit)
+    if st.unit and st.unit == st.seen_unit:   # the last unit may have been lent in part
+        if a.lvl != LEVEL_DECODER:
+            s = fos_half_of(core.c, lane.index, dir).stream
+            u = fos_stream_unit(s, st.unit - 1) if s != NULL and st.unit > s.head_index else NULL
+            end = u.off + u.len if u != NULL else 0
+        else:
+            decoding = decoding_of(core, lane.index)
+            if reads(a, decoding) and decoding.native is not None:
+                u = fos_stream_unit(&decoding.up[dir], st.unit - 1) if st.unit > decoding.up[dir].head_index else NULL
+                end = u.end if u != NULL else 0
+            elif reads(a, decoding) and st.unit > decoding.gone[dir]:
+                end = decoding.made[dir][st.unit - 1 - decoding.gone[dir]].end
+        if end > st.at.off:
+            st.unit -= 1
+    st.held_since = 0
+    st.head = st.out.shown = st.at.off
+    core.c.counters.v[FOS_C_windows_hold_limit] += 1
+    a.held += 1
+    return 0
+
+
 cdef int settle_gone(Core core, fos_lane *lane, uint32_t before) except -1:
     """Stages whose module was detached pass everything on; those below number `before`."""
     cdef uint32_t k

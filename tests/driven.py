@@ -38,6 +38,8 @@ class Habit:
 
     def __call__(self, view):
         size = view.tail - view.head
+        if not size and not view.complete:
+            return Answer()                   # a SYN alone, or units that an earlier stage emptied
         dice = random.Random(f"{self.seed} {view[:4]} {view.complete}")
         release = None if self.steady or dice.random() < 0.6 else dice.choice([0, size // 2, dice.randint(0, size)])
         fails = not self.steady and dice.random() < 0.08
@@ -67,9 +69,8 @@ class Driven(flowos.Module):
         self.seen = []
 
     def process(self, window):
-        size = window.tail - window.head
-        if not size and not window.complete:
-            return                            # a SYN alone
+        if window.head == window.tail and not window.complete:
+            return
         units = [unit for unit in window.units if unit.kind == "data"]
         view = View(window.connection.id, window.direction, window.head, window.tail, bytes(window.data),
                     window.complete, len(units))
@@ -193,8 +194,8 @@ class Pair:
             self.came.append(parse(ts, frame))
             self.now = max(self.now, ts)
         for engine in self.engines:
-            engine.step()                     # takes them
-            engine.step()                     # finds nothing, and delivers
+            for _ in range(len(self.modules) + 2):   # takes them; finds nothing, and delivers; what was held too long goes on
+                engine.step()
         self.compare()
 
     def finish(self):
@@ -214,6 +215,8 @@ class Pair:
         """Give the model what the recorder saw, and hold the engine to what the model says."""
         units, closed = self.recorder.taken()
         self.model.deliver(self.now, units, closed)
+        for _ in self.modules:
+            self.model.deliver(self.now, ())
         self.engines[1]._check()
         self.left += [parse(*packet) for packet in self.outputs[1].receive()]
         self.outputs[0].receive()

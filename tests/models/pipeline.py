@@ -84,7 +84,7 @@ class Cursor:
 
     head: int = 0                             # bytes of its input that it released, for good (rule 2)
     place: int = 0                            # ... and how far that is in what arrived
-    seen: int = 0                             # the tail of its last window
+    seen: tuple = (0, 0)                      # the tail of its last window: (bytes, place)
     told: bool = False                        # its last window was complete
     held_since: int | None = None
     out: list = field(default_factory=list)   # a writer's: what it made
@@ -147,14 +147,14 @@ class Way:
         stage, cursor = self.stages[k], self.cursors[k]
         tail, place = self.tail(k)
         complete = self.complete(k)
-        news = tail > cursor.seen or (complete and not cursor.told and (self.fin or cursor.held_since is not None))
+        news = (tail, place) > cursor.seen or (complete and not cursor.told and (self.fin or cursor.held_since is not None))
         if not news:
             return None
         bytes_ = self.input(k)[cursor.head:tail]
         units = [u for u in self.units if u.kind == "data" and u.offset + u.length > cursor.place and u.offset < place]
         view = View(connection, direction, cursor.head, tail, bytes(b.value for b in bytes_ if b.value is not None),
                     complete, len(units))
-        cursor.seen, cursor.told = tail, complete
+        cursor.seen, cursor.told = (tail, place), complete
         self.commit(k, bytes_, place, units, stage.decide(view), now)
         return view
 
@@ -200,13 +200,14 @@ class Way:
             at = max(at, end)
         return out + window[at:upto]
 
-    def pass_on(self, k):
-        """Release all that stage k may see, unchanged: the system's doing."""
+    def pass_on(self, k, lent=False):
+        """Release what stage k may see, or only what its last window held, unchanged: the system's doing."""
         stage, cursor = self.stages[k], self.cursors[k]
-        tail, place = self.tail(k)
+        tail, place = cursor.seen if lent else self.tail(k)
         if stage.writes:
             cursor.out += self.input(k)[cursor.head:tail]
-        cursor.head, cursor.place, cursor.seen, cursor.held_since = max(cursor.head, tail), place, tail, None
+        cursor.head, cursor.place, cursor.held_since = max(cursor.head, tail), place, None
+        cursor.seen = max(cursor.seen, (tail, place))
 
     # ---- what leaves
 
@@ -272,7 +273,7 @@ class Pipeline:
             for k, stage in enumerate(self.stages):
                 since = way.cursors[k].held_since
                 if since is not None and now - since >= stage.hold:
-                    way.pass_on(k)
+                    way.pass_on(k, lent=True)
         self.check()
 
     def check(self):

@@ -43,7 +43,8 @@ typedef struct fos_stage {
     int32_t order;            /* of the attachment */
     uint64_t unit;            /* index of the first unit of its level that it has not released */
     uint64_t seen_unit;       /* one past the last unit that it was lent, */
-    uint64_t seen_off;        /* ... and the original offset up to which: nothing new, no call */
+    uint64_t seen_off;        /* ... and the original offset up to which: nothing new, no call; */
+    uint64_t seen_skip;       /* ... with so many of the bytes inserted there */
     int64_t held_since;       /* capture time since which it holds what it was lent, or 0 */
     uint32_t bypass;          /* the module wants no more of this direction */
     uint32_t ended;           /* it was told that nothing more joins */
@@ -188,19 +189,27 @@ FOS_INLINE const fos_edits *fos_stage_input(const fos_way *w, uint32_t k) {
     return NULL;
 }
 
+/* How many bytes a list of edits (NULL: none) puts in front of the byte at `off`. */
+static uint64_t fos_inserted_at(const fos_edits *in, uint64_t off) {
+    uint64_t n = 0;
+    for (uint32_t i = in ? off ? fos_edits_above(in, off - 1) : in->first : 0; in && i < in->end && in->items[i].pos == off; i++)
+        n += in->items[i].inserted;
+    return n;
+}
+
 /* How far stage k may go when the stream ends at `tail` (invariant 3): `skip` FOS_ALL means with all that
  * was inserted at `off`.  `depends` says on which stages before it depends, as bits. */
 static fos_at fos_stage_limit(const fos_way *w, uint32_t k, uint64_t tail, uint32_t depends) {
     fos_at limit = {tail, FOS_ALL};
     const fos_stage *s = &w->stages[k];
-    for (uint32_t j = 0; j < k; j++) {
+    for (uint32_t j = k; j--;) {
         const fos_stage *e = &w->stages[j];
-        if (e->order == s->order && !(e->flags & FOS_STAGE_WRITES)) continue;
-        if (e->flags & FOS_STAGE_WRITES) limit = fos_at_least(limit, (fos_at){e->head, e->head == e->at.off ? FOS_ALL : 0});
-        else if ((s->flags & FOS_STAGE_WRITES) || (depends >> j & 1)) {
-            fos_at at = e->head < e->at.off ? (fos_at){e->head, 0} : e->at;
-            limit = fos_at_least(limit, at);
-        }
+        if (e->flags & FOS_STAGE_WRITES)      /* those before it are ahead of it */
+            return fos_at_least(limit, (fos_at){e->head, e->head == e->at.off ? FOS_ALL : 0});
+        if (e->order == s->order || !((s->flags & FOS_STAGE_WRITES) || (depends >> j & 1))) continue;
+        fos_at at = e->head < e->at.off ? (fos_at){e->head, 0} : e->at;
+        if (at.skip == fos_inserted_at(fos_stage_input(w, k), at.off)) at.skip = FOS_ALL;   /* with what has no bytes: a FIN */
+        limit = fos_at_least(limit, at);
     }
     return limit;
 }

@@ -140,8 +140,11 @@ static int fos_merge_take(fos_core *core, fos_lane *lane, int dir, uint64_t end,
     int n = 0;
     while (from && fos_edits_count(from) && fos_merge_due(lane, w, &from->items[from->first], end, datagram)) {
         fos_edit edit = fos_edits_take(from);
-        for (uint32_t k = lane->stage_count; k-- && !(w->stages[k].flags & FOS_STAGE_WRITES);)   /* they stood behind it */
-            if (w->stages[k].at.off == edit.pos) w->stages[k].at.skip -= edit.inserted;
+        for (uint32_t k = lane->stage_count; k-- && !(w->stages[k].flags & FOS_STAGE_WRITES);) {   /* they stood behind it */
+            fos_stage *s = &w->stages[k];
+            if (s->at.off == edit.pos) s->at.skip -= edit.inserted;
+            if (s->seen_off == edit.pos) s->seen_skip -= edit.inserted < s->seen_skip ? edit.inserted : s->seen_skip;
+        }
         if (fos_edits_give(&w->sent, edit)) { core->failed = 1; return -1; }
         n++;
     }

@@ -138,6 +138,9 @@ typedef struct fos_core {
     fos_list merged;          /* connections whose lanes the merger looked after in this delivery */
     uint32_t lane_count;
     uint32_t in_line;         /* packets are to leave: each gets an entry in the log */
+    uint32_t refused;         /* the packet under way may not touch its connection */
+    uint32_t quoted;          /* the connection that the packet under way, an ICMP error, is about, or 0; */
+    uint32_t quoted_dir;      /* ... and the direction of the packet it quotes */
     uint32_t live;            /* two ports are connected: whoever is there answers */
     uint32_t iface_base;      /* number of the port that is being read, added to its slots' interface */
     fos_log log;
@@ -214,12 +217,13 @@ typedef struct fos_origin {
 FOS_NOINLINE void fos_note_mss(fos_core *core, uint32_t index, fos_conn *c, int dir, const fos_origin *o) {
     if (c->key.proto != FOS_PROTO_TCP || !o->frame || o->captured < o->l4 + 20u) return;
     const uint8_t *th = o->frame + o->l4;
-    uint32_t n = (uint32_t)(th[12] >> 4) * 4, mss = c->key.ver == 4 ? 536 : 1220, scale = 0;
+    uint32_t n = (uint32_t)(th[12] >> 4) * 4, mss = c->key.ver == 4 ? 536 : 1220, scale = 0, sack = 0;
     if (n > o->captured - o->l4) n = o->captured - o->l4;
     for (uint32_t i = 20; i + 1 < n && th[i];) {
         if (th[i] == 1) { i++; continue; }
         if (th[i] == 2 && th[i + 1] == 4 && i + 4 <= n) mss = fos_be16(th + i + 2);
         if (th[i] == 3 && th[i + 1] == 3 && i + 3 <= n) scale = 1u + (th[i + 2] > 14 ? 14 : th[i + 2]);
+        if (th[i] == 4) sack = 1;
         if (th[i + 1] < 2) break;
         i += th[i + 1];
     }
@@ -233,6 +237,7 @@ FOS_NOINLINE void fos_note_mss(fos_core *core, uint32_t index, fos_conn *c, int 
     }
     h->stream->mss = mss;
     h->stream->wscale = scale;
+    h->stream->sack = sack;
 }
 
 FOS_NOINLINE void fos_append_unit(fos_core *core, uint32_t index, fos_conn *c, int dir, uint16_t kind,
@@ -295,6 +300,11 @@ FOS_INLINE void fos_append_rows(fos_core *core, fos_plan *plan, uint32_t class, 
     } while (++j < end);
 }
 
+/* What has a lane leaves by its stream, whether a module is left to see it or not. */
+FOS_INLINE int fos_has_lane(const fos_core *core, uint32_t index) {
+    return FOS_UNLIKELY(core->lane_count != 0) && core->table.lanes[index];
+}
+
 /* A unit of the transport level became available: hand it to whoever wants it. */
 FOS_INLINE void fos_deliver(fos_core *core, uint32_t index, fos_conn *c, uint32_t class, int dir, uint16_t kind,
                             uint16_t flags, uint64_t off, uint64_t len, uint32_t payload, const fos_origin *o) {
@@ -304,7 +314,8 @@ FOS_INLINE void fos_deliver(fos_core *core, uint32_t index, fos_conn *c, uint32_
     if (plan->rows & class)
         fos_append_rows(core, plan, class, index, c, dir, kind, off, len, flags & FOS_UNIT_SAME_DATAGRAM ? 0 : o->wire, o->ts,
                         o->packet);
-    if (plan->units & class) fos_append_unit(core, index, c, dir, kind, flags, off, len, payload, o);
+    if ((plan->units & class) || fos_has_lane(core, index))
+        fos_append_unit(core, index, c, dir, kind, flags, off, len, payload, o);
 }
 
 /* Copy a packet's frame to a block of its own, because its buffer will not stay. */

@@ -88,6 +88,10 @@
     X(merged_dropped, "packets that a module dropped") \
     X(kept_timeouts, "retransmission time-outs of connections that are kept going in line") \
     X(kept_given_up, "... and connections reset because nobody answered any more") \
+    X(kept_probes, "idle connections whose both ends were asked whether they are there") \
+    X(kept_resets, "connections that were reset on both sides because they could neither go on nor be forgotten") \
+    X(kept_resets_refused, "resets that did not name the next byte: their sender is asked back") \
+    X(kept_path_mtu, "ICMP errors that told of a narrower link behind us") \
     X(kept_no_room, "segments dropped because too much waited: their sender repeats them") \
     X(merged_no_port, "packets that no port was there for") \
     X(merged_port_full, "packets that a port had no room for") \

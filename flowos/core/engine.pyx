@@ -25,7 +25,8 @@ from flowos.core.flowtable cimport FlowTable
 from flowos.core.decoding cimport Decoding
 from flowos.core.journal cimport FlowWindow, flow_window, give_back
 from flowos.core.lane cimport FOS_MAX_OUTLETS, FOS_MAX_ROUTES, FOS_MAX_STAGES, FOS_STAGE_WRITES, fos_lane, fos_outlet
-from flowos.core.lending cimport commit, forget, lane_at, let_go, offer, pooled, settle, settle_gone, stage_number, untouched
+from flowos.core.lending cimport (
+    commit, forget, lane_at, let_go, offer, pooled, reshape, settle, settle_gone, stage_number, untouched)
 from flowos.core.merge cimport fos_lane_of, fos_lane_touch, fos_merge
 from flowos.core.port cimport Port
 from flowos.core.reframing cimport Reframer
@@ -136,9 +137,11 @@ cdef class BaseEngine:
         if self.flow_table is None:
             self.flow_table = FlowTable(self.core)
         self.flow_table.add(match, priority, number)
+        self.change()
 
     def _unmatch_flow(self, number):
         self.flow_table.remove(number)
+        self.change()
 
     @property
     def _flow_table(self):
@@ -300,10 +303,15 @@ cdef class BaseEngine:
         """Work out, for each flow, what its modules want of the core."""
         cdef Attachment a
         cdef uint32_t f
+        cdef fos_lane *lane
         self.replan_due = False
         self.core.c.packet_units = 0
         for f in range(len(self.names)):
             self.plan_flow(f)
+        lane = self.core.c.all_lanes
+        while lane != NULL:
+            reshape(self.core, self.attachments, lane)
+            lane = lane.all_next
         if not any([a.tick is not None for a in self.attachments]):
             self.tick_at = self.ticking = NEVER
         elif self.tick_at == NEVER:
@@ -369,7 +377,8 @@ cdef class BaseEngine:
                 free(plan.journal[i].rows)
                 plan.journal[i].rows = NULL
                 plan.journal[i].capacity = 0
-        plan.packets = 1 if levels and max(levels) <= LEVEL_IP and not decoders else 0
+        # Connections that are kept going live by their streams.
+        plan.packets = 1 if levels and max(levels) <= LEVEL_IP and not decoders and not (self.core.c.live and self.core.c.lane_count) else 0
         if plan.packets:
             self.core.c.packet_units = 1
         self.flow_decoders[f] = decoders
@@ -721,8 +730,9 @@ cdef class BaseEngine:
                     index = self.ready[i]
                     conn = &c.table.conns[index]
                     if (a.flow is None or a.flow == conn.flow) and (a.writes or fos_lane_of(c, index) != NULL):
-                        settle(self.core, self.serving, a, index,
-                               self.aborting or a.detached or (conn.flags & FOS_CONN_CLOSED) != 0)
+                        lane = fos_lane_of(c, index)
+                        settle(self.core, self.serving, a, index, self.aborting or a.detached or (conn.flags & FOS_CONN_CLOSED) != 0
+                               or (lane != NULL and lane.reset != 0))
 
     def _settle(self):
         """Let stages pass whose modules are gone, and what was held for too long."""
@@ -777,7 +787,7 @@ cdef class BaseEngine:
         for k in range(lane.stage_count):
             if lane.way[0].stages[k].serial == REFRAMER:
                 settle_gone(self.core, lane, k)
-                reframer.work(lane, k, self.aborting or (conn.flags & FOS_CONN_CLOSED) != 0)
+                reframer.work(lane, k, self.aborting or (conn.flags & FOS_CONN_CLOSED) != 0 or lane.reset != 0)
                 fos_lane_touch(c, lane)
         return 0
 

@@ -11,60 +11,29 @@
  * hold, insert and delete as it likes, and nobody's connection stalls.  Sequence numbers, options and
  * time stamps stay each side's own.  Bytes that left before belong to their sender: until they are
  * acknowledged, its retransmissions and their acknowledgements pass.  Final offsets are those of what
- * leaves, original ones those of what came (splice.h).  Writer: the engine loop.
+ * leaves, original ones those of what came (splice.h).
+ *
+ * Neither end is end to end any more: what an end is told to have arrived is with us.  So a kept
+ * connection is never forgotten while its two sides count differently: when it is idle for too long
+ * both ends are asked, and when it must go both are reset.  Writer: the engine loop.
  * The file is long because a sender's timers, windows and repairs are one machine.
  */
 #ifndef FOS_KEEPING_H
 #define FOS_KEEPING_H
 
+#include "keep.h"
 #include "lanes.h"
 #include "repack.h"
 
 enum { FOS_KEEP_SEGS = 64 };              /* pieces of one segment */
 enum { FOS_KEEP_TRIES = 15 };             /* time-outs in a row before both sides are reset: RFC 1122's R2 and more */
 enum { FOS_KEEP_ACKS = 4 };               /* duplicate acknowledgements sent at once: three start a fast retransmission */
+enum { FOS_KEEP_PROBES = 9 };             /* an idle connection's ends are asked so often, as Linux does */
+enum { FOS_KEEP_LEAST_MSS = 64 };         /* no ICMP error makes segments smaller (Linux: route.min_pmtu is 552) */
+#define FOS_KEEP_PROBE_EVERY (75 * FOS_SECOND)
 #define FOS_KEEP_RTO_FIRST 300000000LL
-#define FOS_KEEP_RTO_LEAST 40000000LL     /* a round trip and a delayed acknowledgement on a local network */
+#define FOS_KEEP_RTO_LEAST 60000000LL     /* a round trip and a delayed acknowledgement (40 ms) on a local network */
 #define FOS_KEEP_RTO_MOST 20000000000LL
-
-/* Bytes of the queue: one unit's, as the last stage released them. */
-typedef struct fos_queued {
-    struct fos_queued *next;
-    uint64_t at;              /* final offset of the first byte */
-    uint64_t n;
-    const uint8_t *data;      /* a block */
-} fos_queued;
-
-typedef struct fos_range {
-    uint64_t start, end;
-} fos_range;
-
-/* One way of a kept connection: what its sender gave us and its receiver has not acknowledged. */
-typedef struct fos_keep {
-    fos_queued *first, *last;
-    uint64_t start;           /* bytes below left before: they are their sender's to repeat */
-    uint64_t una;             /* acknowledged by the receiver up to here (final) */
-    uint64_t next;            /* sent up to here */
-    uint64_t end;             /* queued up to here */
-    uint64_t right;           /* the receiver takes no byte at or behind */
-    uint64_t edge;            /* what the sender was told it may send up to (original) */
-    uint64_t recover;         /* a loss below this offset belongs to the one being repaired */
-    uint64_t again;           /* holes below were filled in this repair */
-    uint64_t timed;           /* the segment whose round trip is measured ends here, */
-    int64_t timed_at;         /* ... and was sent then; 0: none is */
-    int64_t deadline;         /* of the retransmission timer, or 0 */
-    int64_t srtt, rttvar, rto;
-    uint64_t cwnd, ssthresh;
-    fos_range sack[4];        /* what the receiver says it has behind a hole (final) */
-    uint32_t sacks, dupacks, tries;
-    uint32_t acks_due;        /* acknowledgements that the sender is owed */
-    uint32_t tsval;           /* the sender's newest time stamp */
-    uint16_t ident;           /* IPv4 identifications used */
-    uint8_t stamps;           /* its packets bear time stamps */
-    uint8_t repairing;
-    uint8_t fin, fin_sent, fin_acked;
-    uint8_t reset;            /* the sender reset the connection, or we did */
-} fos_keep;
 
 static void fos_keep_free(fos_core *core, fos_keep *k) {
     if (!k) return;
@@ -89,7 +58,7 @@ static int fos_keep_begin(fos_core *core, fos_lane *lane) {
         k->una = h->acked < w->gone ? h->acked : w->gone;
         k->right = k->una + 65535;
         k->rto = FOS_KEEP_RTO_FIRST;
-        k->cwnd = 10u * (w->mss ? w->mss : 1220u);
+        k->cwnd = 10u * (w->mss ? w->mss : FOS_DEFAULT_MSS);      /* RFC 6928 */
         k->ssthresh = FOS_ALL;
         if (h->flags & FOS_HALF_FIN_DONE) {   /* has the FIN left already? */
             const fos_stream *s = h->stream;
@@ -99,6 +68,7 @@ static int fos_keep_begin(fos_core *core, fos_lane *lane) {
                 if (u->kind == FOS_UNIT_FIN) k->fin = 0;
             k->fin_sent = w->fin_gone = k->fin;
             k->fin_acked = k->fin && h->acked > w->gone;
+            if (k->fin && !k->fin_acked && k->una == k->start) k->deadline = core->now + k->rto;
         }
     }
     return 0;
@@ -139,16 +109,23 @@ static uint64_t fos_keep_acked(const fos_core *core, const fos_lane *lane, int d
     return h->next + !!(h->flags & FOS_HALF_FIN_DONE);
 }
 
+/* The shift of the window fields that direction `dir`'s receiver sends; -1: its handshake was not seen. */
+static int fos_keep_scale(const fos_core *core, const fos_lane *lane, int dir) {
+    const fos_stream *s = fos_half_of(core, lane->index, dir)->stream, *o = fos_half_of(core, lane->index, !dir)->stream;
+    if (!s || !s->mss || !o || !o->mss) return -1;
+    return s->wscale && o->wscale ? (int)s->wscale - 1 : 0;
+}
+
 /* The window field for a direction's sender: what we have room for, never less than it was told. */
 static uint16_t fos_keep_window(const fos_core *core, fos_lane *lane, int dir) {
     fos_keep *k = lane->way[dir].keep;
     const fos_half *h = fos_half_of(core, lane->index, dir);
-    const fos_stream *s = h->stream, *o = fos_half_of(core, lane->index, !dir)->stream;
     uint64_t acked = fos_keep_acked(core, lane, dir), waiting = h->ooo ? h->ooo->pieces.bytes : 0;
     uint64_t used = (k->end - k->una) + (h->next - lane->way[dir].gone) + waiting;
     uint64_t right = acked + (used < core->limits.keep_bytes ? core->limits.keep_bytes - used : 0);
     if (right < k->edge) right = k->edge;
-    uint32_t scale = s && o && s->wscale && o->wscale ? s->wscale - 1u : 0;
+    int scale = fos_keep_scale(core, lane, dir);
+    if (scale < 0) scale = 7;                 /* a guess: if it shifts less it is told too little, which is safe */
     uint64_t window = right > acked ? (right - acked) >> scale : 0;
     if (window > 65535) window = 65535;
     right = acked + (window << scale);
@@ -156,12 +133,35 @@ static uint16_t fos_keep_window(const fos_core *core, fos_lane *lane, int dir) {
     return (uint16_t)window;
 }
 
+/* SACK blocks for a direction's sender: the one of its latest segment first (RFC 2018 section 4). */
+static uint32_t fos_keep_blocks(const fos_core *core, const fos_lane *lane, int dir, uint32_t *edges, uint32_t most) {
+    const fos_half *h = fos_half_of(core, lane->index, dir), *r = fos_half_of(core, lane->index, !dir);
+    const fos_keep *k = lane->way[dir].keep;
+    uint32_t n = 2;
+    int found = 0;
+    if (!h->ooo || !h->ooo->pieces.first || !h->stream || !h->stream->sack || !r->stream || !r->stream->sack) return 0;
+    for (const fos_piece *p = h->ooo->pieces.first; p && (n < most || !found);) {
+        uint64_t start = p->start, end = p->end;
+        for (p = p->next; p && p->start == end; p = p->next) end = p->end;
+        int recent = !found && k->recent >= start && k->recent < end;
+        if (!recent && n >= most) continue;
+        uint32_t *at = recent ? edges : edges + n;
+        at[0] = h->origin + (uint32_t)start;
+        at[1] = h->origin + (uint32_t)end;
+        if (recent) found = 1;
+        else n += 2;
+    }
+    if (found) return n;
+    memmove(edges, edges + 2, (n - 2) * sizeof *edges);
+    return n - 2;
+}
+
 /* Send one segment of n bytes from final offset `at` on; flags without ACK, which is always set. */
 static void fos_keep_segment(fos_core *core, fos_lane *lane, int dir, uint64_t at, uint64_t n, uint8_t flags, int64_t now) {
     fos_way *w = &lane->way[dir];
     fos_keep *k = w->keep, *back = lane->way[!dir].keep;
     fos_seg segs[FOS_KEEP_SEGS];
-    uint32_t count = 0;
+    uint32_t count = 0, edges[8], edge_count = 0;
     uint64_t have = 0;
     if (!fos_keep_template(lane, dir)) return;
     if (n && (!k->first || at < k->first->at)) return;      /* its sender's to repeat */
@@ -175,24 +175,23 @@ static void fos_keep_segment(fos_core *core, fos_lane *lane, int dir, uint64_t a
     uint8_t *out = fos_outlets_room(&core->outlets);
     uint8_t options[40];
     if (!out) { core->failed = 1; return; }
-    int stamps = k->stamps && back->stamps;
+    int stamps = k->stamps && back->stamps, holes = fos_half_of(core, lane->index, !dir)->ooo != NULL;
     fos_repack job = {.frame = w->template, .captured = w->template_n, .l3 = w->template_l3, .l4 = w->template_l4,
                       .payload = w->template_l4 + (uint32_t)(w->template[w->template_l4 + 12] >> 4) * 4, .link = w->link,
                       .ip_id_add = ++k->ident, .options = options, .segs = segs, .seg_count = count, .n = have};
-    job.options_len = fos_tcp_make_options(options, stamps, k->tsval, back->tsval, NULL, 0);
+    if (!n && holes && back->una >= back->start) edge_count = fos_keep_blocks(core, lane, !dir, edges, stamps ? 6 : 8);
+    job.options_len = fos_tcp_make_options(options, stamps, k->tsval, back->tsval, edges, edge_count);
     job.fields.set = FOS_SET_SEQ | FOS_SET_ACK | FOS_SET_FLAGS | FOS_SET_WINDOW | FOS_SET_URGENT;
     job.fields.seq = fos_half_of(core, lane->index, dir)->origin + (uint32_t)at;
     job.fields.ack = fos_half_of(core, lane->index, !dir)->origin + (uint32_t)fos_keep_acked(core, lane, !dir);
     job.fields.window = fos_keep_window(core, lane, !dir);
-    job.fields.tcp_flags = (uint8_t)(flags | FOS_TCP_ACK);
+    job.fields.tcp_flags = (uint8_t)(flags | FOS_TCP_ACK | (back->congested ? FOS_TCP_ECE : 0));
     uint32_t size = fos_repack_build(&job, out, FOS_SCRATCH_FRAME);
     if (!size) { FOS_COUNT(&core->counters, merged_oversize); return; }
-    uint8_t *ip = out + w->template_l3;       /* no congestion marks of packets that were not ours */
-    (void)ip;
     FOS_COUNT(&core->counters, merged_made);
     fos_outlets_send(&core->outlets, &core->counters, out, size, size, now, w->link, w->iface);
     fos_outlets_keep(&core->outlets, size);
-    back->acks_due = 0;
+    if (!holes && back->una >= back->start) back->acks_due = 0;  /* where bytes are missing a bare one says more */
 }
 
 /* ---- the queue -------------------------------------------------------------------------------------- */
@@ -212,120 +211,135 @@ static void fos_keep_append(fos_core *core, fos_way *w, const fos_seg *segs, uin
     k->end += n;
 }
 
-static int fos_keep_sacked(const fos_keep *k, uint64_t at) {
-    for (uint32_t i = 0; i < k->sacks; i++)
-        if (at >= k->sack[i].start && at < k->sack[i].end) return 1;
-    return 0;
-}
-
 FOS_INLINE uint64_t fos_keep_mss(const fos_way *w) { return w->mss ? w->mss : 536; }
 
-/* Send the segment at `at` again. */
-static void fos_keep_repeat(fos_core *core, fos_lane *lane, int dir, uint64_t at, int64_t now) {
-    fos_way *w = &lane->way[dir];
-    fos_keep *k = w->keep;
-    uint64_t n = k->end > at ? k->end - at : 0, mss = fos_keep_mss(w);
-    if (n > mss) n = mss;
-    k->timed_at = 0;                          /* Karn: what was sent twice tells no round trip */
-    fos_keep_segment(core, lane, dir, at, n, (uint8_t)(at + n == k->end && k->fin_sent ? FOS_TCP_FIN | FOS_TCP_PSH : FOS_TCP_PSH), now);
+/* What is there from `at` on that one segment may carry, up to `stop`. */
+static uint64_t fos_keep_part(const fos_keep *k, uint64_t at, uint64_t stop, uint64_t mss) {
+    uint64_t n = stop > at ? stop - at : 0;
+    if (at + n > k->end) n = k->end > at ? k->end - at : 0;
+    return n < mss ? n : mss;
 }
 
-/* Fill the holes that the receiver's SACK blocks show, as far as the congestion window allows. */
-static void fos_keep_repair(fos_core *core, fos_lane *lane, int dir, int64_t now, uint32_t most) {
+/* Send n bytes at `at` again. */
+static void fos_keep_repeat(fos_core *core, fos_lane *lane, int dir, uint64_t at, uint64_t n, int64_t now) {
     fos_keep *k = lane->way[dir].keep;
-    uint64_t top = k->una + 1, mss = fos_keep_mss(&lane->way[dir]);
-    for (uint32_t i = 0; i < k->sacks; i++)
-        if (k->sack[i].end > top) top = k->sack[i].end;
-    uint64_t at = k->again > k->una ? k->again : k->una;
-    while (most && at < top && at < k->next + k->fin_sent) {
-        if (!fos_keep_sacked(k, at)) {
-            fos_keep_repeat(core, lane, dir, at, now);
-            most--;
-        }
-        at += mss;
-    }
-    k->again = at;
+    k->timed_at = 0;                          /* Karn: what was sent twice tells no round trip */
+    fos_keep_segment(core, lane, dir, at, n, at + n == k->end ? k->fin_sent ? FOS_TCP_FIN | FOS_TCP_PSH : FOS_TCP_PSH : 0, now);
 }
 
-/* The receiver acknowledged up to final offset `final`; `pure`: its packet carried nothing else. */
-static void fos_keep_ack(fos_core *core, fos_lane *lane, int dir, uint64_t final, uint64_t right, int pure, int64_t now) {
+/* Something was lost: halve, and repeat what lies below `lost`. */
+static void fos_keep_repair(fos_keep *k, uint8_t how, uint64_t lost, uint64_t mss) {
+    uint64_t flight = k->next - k->una;
+    if (!k->repair || how == FOS_REPAIR_TIMEOUT) k->ssthresh = flight / 2 > 2 * mss ? flight / 2 : 2 * mss;
+    k->cwnd = how == FOS_REPAIR_TIMEOUT ? mss : k->ssthresh;
+    k->recover = k->next;
+    k->repair = how;
+    k->again = k->una;
+    k->lost = lost;
+}
+
+/* The receiver has all up to final offset `final`, its FIN not counted. */
+static void fos_keep_advance(fos_core *core, fos_way *w, uint64_t final, int64_t now) {
+    fos_keep *k = w->keep;
+    uint64_t mss = fos_keep_mss(w), got = final - k->una, flight = k->next - k->una;
+    k->una = final;
+    if (k->next < k->una) k->next = k->una;
+    fos_keep_trim(k);
+    while (k->first && k->first->at + k->first->n <= k->una) {
+        fos_queued *q = k->first;
+        k->first = q->next;
+        if (!k->first) k->last = NULL;
+        fos_block_drop(&core->blocks, q->data);
+        fos_pool_give(&core->queued, q);
+    }
+    if (k->timed_at && final >= k->timed) {
+        int64_t rtt = now - k->timed_at;
+        if (!k->srtt) { k->srtt = rtt; k->rttvar = rtt / 2; }
+        else {
+            int64_t off = k->srtt - rtt;
+            k->rttvar += ((off < 0 ? -off : off) - k->rttvar) / 4;
+            k->srtt += (rtt - k->srtt) / 8;
+        }
+        k->timed_at = 0;
+    }
+    k->rto = k->srtt ? k->srtt + 4 * k->rttvar : FOS_KEEP_RTO_FIRST;
+    if (k->rto < FOS_KEEP_RTO_LEAST) k->rto = FOS_KEEP_RTO_LEAST;
+    k->tries = k->dupacks = 0;
+    if (k->again < k->una) k->again = k->una;
+    if (k->repair && k->una >= k->recover) {
+        if (k->repair == FOS_REPAIR_FAST) k->cwnd = k->ssthresh;
+        k->repair = FOS_REPAIR_NONE;
+        k->lost = 0;
+    } else if (k->repair == FOS_REPAIR_FAST && !k->sacks) {      /* a partial acknowledgement: the next hole (RFC 6582) */
+        k->again = k->una;
+        k->lost = k->una + mss;
+    }
+    if (k->repair != FOS_REPAIR_FAST && flight + 2 * mss >= k->cwnd) {   /* it was the limit */
+        if (k->cwnd < k->ssthresh) k->cwnd += got < 2 * mss ? got : 2 * mss;
+        else k->cwnd += mss * got / (k->cwnd ? k->cwnd : 1) + 1;
+    }
+}
+
+/* The receiver acknowledged up to final offset `final`; `pure`: its packet carried nothing else; `news`: SACK blocks
+ * that say more than before. */
+static void fos_keep_ack(fos_core *core, fos_lane *lane, int dir, uint64_t final, uint64_t right, int pure, int news, int64_t now) {
     fos_way *w = &lane->way[dir];
     fos_keep *k = w->keep;
-    uint64_t mss = fos_keep_mss(w), flight = k->next - k->una;
-    int moved = right > k->right;
-    if (final > k->end + k->fin || final < k->una) return;
-    if (moved || final > k->una) k->right = right;
-    if (final > k->una) {
-        uint64_t got = final - k->una;
-        if (k->fin && final > k->end) {
-            k->fin_acked = 1;
-            final = k->end;
-        }
-        k->una = final;
-        if (k->next < k->una) k->next = k->una;
-        while (k->first && k->first->at + k->first->n <= k->una) {
-            fos_queued *q = k->first;
-            k->first = q->next;
-            if (!k->first) k->last = NULL;
-            fos_block_drop(&core->blocks, q->data);
-            fos_pool_give(&core->queued, q);
-        }
-        if (k->timed_at && final >= k->timed) {
-            int64_t rtt = now - k->timed_at;
-            if (!k->srtt) { k->srtt = rtt; k->rttvar = rtt / 2; }
-            else {
-                int64_t off = k->srtt - rtt;
-                k->rttvar += ((off < 0 ? -off : off) - k->rttvar) / 4;
-                k->srtt += (rtt - k->srtt) / 8;
-            }
-            k->timed_at = 0;
-        }
-        k->rto = k->srtt ? k->srtt + 4 * k->rttvar : FOS_KEEP_RTO_FIRST;
-        if (k->rto < FOS_KEEP_RTO_LEAST) k->rto = FOS_KEEP_RTO_LEAST;
-        k->tries = k->dupacks = 0;
-        if (k->repairing && k->una >= k->recover) {
-            k->repairing = 0;
-            k->cwnd = k->ssthresh;
-        } else if (k->repairing) {
-            if (k->again < k->una) k->again = k->una;
-            fos_keep_repair(core, lane, dir, now, 2);   /* a partial acknowledgement: the next hole (RFC 6582) */
-        } else if (k->cwnd < k->ssthresh) k->cwnd += got < 2 * mss ? got : 2 * mss;
-        else k->cwnd += mss * got / (k->cwnd ? k->cwnd : 1) + 1;
-        k->deadline = k->una < k->next || (k->fin_sent && !k->fin_acked) ? now + k->rto : 0;
-    } else if (pure && !moved && flight && k->una >= k->start) {
-        k->dupacks++;
-        if (!k->repairing && (k->dupacks == 3 || (k->sacks && k->sack[0].end > k->una + 3 * mss && k->dupacks >= 2))) {
-            k->ssthresh = flight / 2 > 2 * mss ? flight / 2 : 2 * mss;
-            k->cwnd = k->ssthresh;
-            k->recover = k->next;
-            k->repairing = 1;
-            k->again = k->una;
-            fos_keep_repair(core, lane, dir, now, 2);
-            k->deadline = now + k->rto;
-        } else if (k->repairing) fos_keep_repair(core, lane, dir, now, 1);
+    uint64_t mss = fos_keep_mss(w);
+    int moved = right > k->right || !k->right_known, forward = final > k->una;
+    if (final > k->end + k->fin_sent || final < k->una) return;
+    if (moved || forward) {
+        k->right = right;
+        k->right_known = 1;
     }
+    if (final > k->end) {
+        forward = !k->fin_acked;
+        k->fin_acked = 1;
+        final = k->end;
+    }
+    if (forward) {
+        fos_keep_advance(core, w, final, now);
+        k->deadline = k->una < k->next || (k->fin_sent && !k->fin_acked) ? now + k->rto : 0;
+    } else if (k->next > k->una && k->una >= k->start && (news || (pure && !moved))) k->dupacks++;
+    if (k->una < k->start || k->una == k->next) return;
+    uint64_t lost = fos_keep_lost(k, mss);
+    if (lost <= k->una) return;
+    if (!k->repair) {
+        fos_keep_repair(k, FOS_REPAIR_FAST, lost, mss);
+        k->deadline = now + k->rto;
+    } else if (k->sacks && lost > k->lost) k->lost = lost;
 }
 
-/* Send what the windows allow. */
+/* Send what the windows allow: what was lost first. */
 static void fos_keep_push(fos_core *core, fos_lane *lane, int dir, int64_t now) {
     fos_way *w = &lane->way[dir];
     fos_keep *k = w->keep;
-    uint64_t mss = fos_keep_mss(w), limit = k->una + k->cwnd;
+    uint64_t mss = fos_keep_mss(w), stop;
     if (k->reset) return;
-    if (limit > k->right) limit = k->right;
-    while (k->next < k->end && k->next < limit) {
-        uint64_t n = k->end - k->next;
-        if (n > mss) n = mss;
-        if (n > limit - k->next) n = limit - k->next;
+    uint64_t pipe = fos_keep_pipe(k, mss);
+    while (k->repair && k->una >= k->start) {
+        uint64_t at = fos_keep_hole(k, k->again > k->una ? k->again : k->una, &stop);
+        if (stop > k->lost) stop = k->lost;
+        if (stop > k->next) stop = k->next;
+        uint64_t n = fos_keep_part(k, at, stop, mss);
+        if (!n || (pipe && pipe + n > k->cwnd)) break;
+        fos_keep_repeat(core, lane, dir, at, n, now);
+        k->again = at + n;
+        pipe += n;
+        if (!k->deadline) k->deadline = now + k->rto;
+    }
+    while (k->next < k->end && k->next < k->right) {
+        uint64_t n = fos_keep_part(k, k->next, k->right, mss);
+        if (pipe && pipe + n > k->cwnd) break;
         if (n < mss && k->next + n < k->end && k->next > k->una) break;   /* no silly window (RFC 1122 section 4.2.3.4) */
-        int last = k->next + n == k->end;
-        uint8_t flags = last ? FOS_TCP_PSH : 0;
-        if (last && k->fin) {
+        uint8_t flags = k->next + n == k->end ? FOS_TCP_PSH : 0;
+        if (flags && k->fin) {
             flags |= FOS_TCP_FIN;
             k->fin_sent = 1;
         }
-        if (!fos_keep_sacked(k, k->next)) fos_keep_segment(core, lane, dir, k->next, n, flags, now);
+        fos_keep_segment(core, lane, dir, k->next, n, flags, now);
         k->next += n;
+        pipe += n;
         if (!k->timed_at) {
             k->timed_at = now;
             k->timed = k->next;
@@ -340,20 +354,69 @@ static void fos_keep_push(fos_core *core, fos_lane *lane, int dir, int64_t now) 
     if (!k->deadline && k->next < k->end) k->deadline = now + k->rto;   /* a closed window is probed */
 }
 
-/* Tell an end that the connection is over; `final`: where it stands. */
+/* ---- the end of a connection ---------------------------------------------------------------------------- */
+
+/* Tell a direction's receiver that the connection is over: at the byte that comes next, and, if what was sent got
+ * lost, at the byte that it waits for. */
 static void fos_keep_reset(fos_core *core, fos_lane *lane, int dir, int64_t now) {
     fos_keep *k = lane->way[dir].keep;
-    fos_keep_segment(core, lane, dir, k->una > k->start ? k->una : k->next, 0, FOS_TCP_RST, now);
-    if (k->una < k->next) fos_keep_segment(core, lane, dir, k->next, 0, FOS_TCP_RST, now);
+    if (k->reset) return;
+    fos_keep_segment(core, lane, dir, k->next + k->fin_sent, 0, FOS_TCP_RST, now);
+    if (k->una >= k->start && k->una < k->next) fos_keep_segment(core, lane, dir, k->una, 0, FOS_TCP_RST, now);
     k->reset = 1;
     k->deadline = 0;
+}
+
+/* Do both sides count alike, with nothing on its way?  Then the connection goes on without us. */
+static int fos_keep_even(const fos_core *core, const fos_lane *lane) {
+    for (int dir = 0; dir < 2; dir++) {
+        const fos_way *w = &lane->way[dir];
+        const fos_keep *k = w->keep;
+        if (w->sent.delta || k->una != k->end || k->una < k->start || k->fin != k->fin_acked) return 0;
+        if (w->gone != fos_half_of(core, lane->index, dir)->next || fos_half_of(core, lane->index, dir)->ooo) return 0;
+        for (uint32_t i = 0; i < lane->stage_count; i++)
+            if (fos_edits_count(&w->stages[i].out)) return 0;
+    }
+    return 1;
+}
+
+/* Has each side all that it is to have? */
+static int fos_keep_over(const fos_lane *lane) {
+    const fos_keep *a = lane->way[0].keep, *b = lane->way[1].keep;
+    return (a->fin_acked && b->fin_acked) || (a->reset && b->reset);
+}
+
+/* A kept connection was idle for its time-out.  1: it must stay, and its ends are asked whether they are there. */
+FOS_NOINLINE int fos_keep_lingers(fos_core *core, uint32_t index) {
+    fos_lane *lane = core->table.lanes[index];
+    if (!lane || !lane->way[0].keep || fos_keep_over(lane) || fos_keep_even(core, lane)) return 0;
+    if (lane->probes++ >= FOS_KEEP_PROBES) {
+        FOS_COUNT(&core->counters, kept_given_up);
+        for (int dir = 0; dir < 2; dir++) fos_keep_reset(core, lane, dir, core->now);
+        return 0;
+    }
+    FOS_COUNT(&core->counters, kept_probes);
+    for (int dir = 0; dir < 2; dir++)         /* a byte that it has: it answers with where it stands (RFC 1122 section 4.2.3.6) */
+        if (!lane->way[dir].keep->reset) fos_keep_segment(core, lane, dir, lane->way[dir].keep->una - 1, 0, 0, core->now);
+    return 1;
+}
+
+/* A kept connection's record goes: its ends must not go on when their numbers mean nothing to each other. */
+static void fos_keep_end(fos_core *core, fos_lane *lane, int reason) {
+    int64_t now = core->now;
+    if (reason == FOS_CLOSE_REUSED || fos_keep_over(lane) || fos_keep_even(core, lane)) return;
+    FOS_COUNT(&core->counters, kept_resets);
+    for (int dir = 0; dir < 2; dir++) {
+        lane->way[dir].keep->cwnd = FOS_ALL / 2;
+        fos_keep_push(core, lane, dir, now);
+    }
+    for (int dir = 0; dir < 2; dir++) fos_keep_reset(core, lane, dir, now);
 }
 
 /* The timer of a way ran out. */
 static void fos_keep_timeout(fos_core *core, fos_lane *lane, int dir, int64_t now) {
     fos_way *w = &lane->way[dir];
     fos_keep *k = w->keep;
-    uint64_t mss = fos_keep_mss(w), flight = k->next - k->una;
     k->deadline = 0;
     if (k->reset || k->una < k->start) return;
     if (k->una == k->end && (!k->fin_sent || k->fin_acked)) return;
@@ -366,19 +429,13 @@ static void fos_keep_timeout(fos_core *core, fos_lane *lane, int dir, int64_t no
     FOS_COUNT(&core->counters, kept_timeouts);
     k->rto = k->rto * 2 < FOS_KEEP_RTO_MOST ? k->rto * 2 : FOS_KEEP_RTO_MOST;
     k->timed_at = 0;
-    if (k->una == k->next && k->next < k->end && k->next >= k->right) {
+    if (k->una == k->next && k->next < k->end) {
         fos_keep_segment(core, lane, dir, k->next, 1, 0, now);   /* zero window: one byte asks */
         k->tries = 1;
-    } else {
-        k->ssthresh = flight / 2 > 2 * mss ? flight / 2 : 2 * mss;
-        k->cwnd = 2 * mss;
-        k->repairing = 1;
-        k->recover = k->next;
-        k->sacks = 0;                         /* a receiver may have dropped what it had (RFC 2018 section 8) */
-        k->again = k->una;
-        fos_keep_repeat(core, lane, dir, k->una, now);
-        k->again = k->una + mss;
-        k->dupacks = 0;
+    } else if (k->una == k->end) fos_keep_segment(core, lane, dir, k->end, 0, FOS_TCP_FIN, now);
+    else {
+        k->sacks = k->dupacks = 0;            /* a receiver may have dropped what it had (RFC 2018 section 8) */
+        fos_keep_repair(k, FOS_REPAIR_TIMEOUT, k->next, fos_keep_mss(w));
     }
     k->deadline = now + k->rto;
 }
@@ -400,23 +457,26 @@ static void fos_keep_learn(fos_lane *lane, const fos_transit *t) {
         if (ip[0] >> 4 == 4) ip[1] &= (uint8_t)~3;               /* not ECN-capable: nobody echoes marks for us */
         else ip[1] &= (uint8_t)~0x30;
     }
+    /* Where no SYN was seen, what came in one packet may leave in one. */
+    if (!w->mss && t->paylen > 536 && t->paylen < 1461) w->mss = (uint16_t)t->paylen;
 }
 
-/* Bytes that left before we kept the connection are repeated by their sender; what lies behind them is ours to send. */
-static void fos_keep_relay(fos_core *core, fos_lane *lane, const fos_transit *t) {
-    fos_keep *k = lane->way[t->dir].keep;
-    uint32_t hl = (uint32_t)(t->frame[t->l4 + 12] >> 4) * 4, payload = t->l4 + hl;
-    uint64_t n = k->start - (uint64_t)t->off < t->paylen ? k->start - (uint64_t)t->off : t->paylen;
+/* Send on the bytes [off, off + n) of a packet of its sender's, with our acknowledgement. */
+static void fos_keep_forward(fos_core *core, fos_lane *lane, const fos_transit *t, uint64_t n, uint8_t flags) {
+    uint32_t payload = t->l4 + (uint32_t)(t->frame[t->l4 + 12] >> 4) * 4;
     uint8_t *out = fos_outlets_room(&core->outlets);
     if (!out) { core->failed = 1; return; }
-    if (t->off < 0 || payload + n > t->captured) return;
+    if (payload + n > t->captured) return;
     fos_seg seg = {.p = t->frame + payload, .n = n};
     fos_repack job = {.frame = t->frame, .captured = t->captured, .l3 = t->l3, .l4 = t->l4, .payload = payload, .link = t->link,
                       .segs = &seg, .seg_count = 1, .n = n};
-    job.fields.set = FOS_SET_ACK | FOS_SET_FLAGS | FOS_SET_WINDOW;
-    job.fields.ack = fos_half_of(core, lane->index, !t->dir)->origin + (uint32_t)fos_keep_acked(core, lane, !t->dir);
-    job.fields.window = fos_keep_window(core, lane, !t->dir);
-    job.fields.tcp_flags = FOS_TCP_ACK | FOS_TCP_PSH;
+    job.fields.set = FOS_SET_FLAGS;
+    job.fields.tcp_flags = flags;
+    if (!(flags & FOS_TCP_SYN)) {
+        job.fields.set |= FOS_SET_ACK | FOS_SET_WINDOW;
+        job.fields.ack = fos_half_of(core, lane->index, !t->dir)->origin + (uint32_t)fos_keep_acked(core, lane, !t->dir);
+        job.fields.window = fos_keep_window(core, lane, !t->dir);
+    }
     uint32_t size = fos_repack_build(&job, out, FOS_SCRATCH_FRAME);
     if (!size) return;
     FOS_COUNT(&core->counters, merged_rewritten);
@@ -424,8 +484,92 @@ static void fos_keep_relay(fos_core *core, fos_lane *lane, const fos_transit *t)
     fos_outlets_keep(&core->outlets, size);
 }
 
-/* Take what a packet says of the other direction, and note what its sender is owed.  1: its bytes, if any, come
- * by the stream; 0: it was sent on, or is done with. */
+static void fos_keep_pass(fos_core *core, const fos_transit *t) {
+    FOS_COUNT(&core->counters, merged_unchanged);
+    fos_outlets_send(&core->outlets, &core->counters, t->frame, t->captured, t->wire, t->ts, t->link, t->iface);
+}
+
+/* An ICMP error about what left in direction `dir`: a narrower link is ours to obey; its sender hears of what it sent
+ * itself, and of what is not about sizes, in its own numbers. */
+static void fos_keep_icmp(fos_core *core, fos_lane *lane, const fos_transit *t) {
+    int dir = !t->dir;
+    fos_way *w = &lane->way[dir];
+    fos_keep *k = w->keep;
+    const fos_half *h = fos_half_of(core, lane->index, dir);
+    fos_quote q;
+    if (!fos_find_quote(t->frame, t->captured, t->l3, t->l4, &q) || q.end < q.l4 + 8u) { fos_keep_pass(core, t); return; }
+    const uint8_t *icmp = t->frame + t->l4;
+    int four = t->frame[t->l3] >> 4 == 4;
+    uint64_t final = k->una + (uint64_t)(int64_t)fos_seq_diff(fos_be32(t->frame + q.l4 + 4), (uint32_t)(h->origin + (uint32_t)k->una));
+    int ours = final >= k->start && final <= k->next;        /* a blind forger does not know (RFC 5927 section 4.1) */
+    if (four ? icmp[0] == 3 && icmp[1] == 4 : icmp[0] == 2) {
+        uint32_t mtu = four ? fos_be16(icmp + 6) : fos_be32(icmp + 4);
+        uint32_t head = (q.l4 - q.l3) + 20 + (k->stamps && lane->way[!dir].keep->stamps ? 12 : 0);
+        if (four && !mtu) mtu = 576;                         /* a router older than RFC 1191 */
+        if (!four && mtu < 1280) mtu = 1280;
+        uint64_t mss = mtu > head + FOS_KEEP_LEAST_MSS ? mtu - head : FOS_KEEP_LEAST_MSS;
+        if (final >= k->una && final <= k->next && mss < fos_keep_mss(w)) {
+            FOS_COUNT(&core->counters, kept_path_mtu);
+            w->mss = (uint16_t)mss;
+            if (k->una >= k->start && k->next > k->una) {    /* none of it arrived, and not for want of room */
+                uint64_t ssthresh = k->ssthresh, cwnd = k->cwnd;
+                fos_keep_repair(k, FOS_REPAIR_TIMEOUT, k->next, mss);
+                k->ssthresh = ssthresh;
+                k->cwnd = cwnd;
+            }
+        }
+        if (ours) return;
+    }
+    if (final < k->start) { fos_keep_pass(core, t); return; }
+    if (!ours || t->captured > FOS_SCRATCH_FRAME) return;
+    uint8_t *out = fos_outlets_room(&core->outlets);
+    if (!out) { core->failed = 1; return; }
+    memcpy(out, t->frame, t->captured);
+    /* Its sender knows of what is not acknowledged to it: the next byte stands for ours. */
+    fos_rewrite fields = {.set = FOS_SET_SEQ, .seq = h->origin + (uint32_t)fos_keep_acked(core, lane, dir)};
+    if (fos_rewrite_quote(out, t->captured, t->l3, t->l4, &fields)) return;
+    FOS_COUNT(&core->counters, merged_rewritten);
+    fos_outlets_send(&core->outlets, &core->counters, out, t->captured, t->wire, t->ts, t->link, t->iface);
+    fos_outlets_keep(&core->outlets, t->captured);
+}
+
+/* A reset came: what its receiver can take goes first, all else is void. */
+static void fos_keep_reset_came(fos_core *core, fos_lane *lane, const fos_transit *t) {
+    fos_keep *k = lane->way[t->dir].keep, *back = lane->way[!t->dir].keep;
+    if (t->refused) {                         /* not the next byte: its sender, if it is its sender, says it again (RFC 5961) */
+        if (!fos_keep_left(core, lane, t->dir)) k->acks_due++;
+        return;
+    }
+    if (!k->reset) {
+        k->cwnd = FOS_ALL / 2;
+        fos_keep_push(core, lane, t->dir, core->now);
+        fos_keep_reset(core, lane, t->dir, core->now);
+    }
+    back->reset = 1;
+    back->deadline = 0;
+}
+
+/* Take what a packet acknowledges. */
+static void fos_keep_acks(fos_core *core, fos_lane *lane, const fos_transit *t, const fos_tcp_options *o) {
+    const uint8_t *th = t->frame + t->l4;
+    const fos_half *other = fos_half_of(core, lane->index, !t->dir);
+    fos_keep *back = lane->way[!t->dir].keep;
+    uint32_t base = other->origin + (uint32_t)back->una;
+    uint64_t una = back->una, final = una + (uint64_t)(int64_t)fos_seq_diff(fos_be32(th + 8), base);
+    int scale = fos_keep_scale(core, lane, !t->dir), news = 0, before = una < back->start;
+    uint64_t right = final + ((uint64_t)fos_be16(th + 14) << (scale < 0 ? 0 : scale));
+    for (uint32_t i = 0; o->sack && i + 1 < o->sack_edges; i += 2) {
+        uint64_t l = una + (uint64_t)(int64_t)fos_seq_diff(fos_be32(th + o->sack + 4 * i), base);
+        uint64_t r = una + (uint64_t)(int64_t)fos_seq_diff(fos_be32(th + o->sack + 4 * i + 4), base), stop;
+        if (l >= r || r > back->next + back->fin_sent || l < una || r > (uint64_t)1 << 62) continue;   /* or a duplicate's (RFC 2883) */
+        news |= fos_keep_hole(back, l, &stop) < r;
+        fos_keep_has(back, l, r);
+    }
+    fos_keep_ack(core, lane, !t->dir, final, right, !t->paylen && !(th[13] & FOS_TCP_FIN), news, core->now);
+    if (before && (back->una > una || !t->paylen)) back->acks_due++;   /* the sender of what left before us waits for it */
+}
+
+/* Take what a packet of a kept connection says; its bytes, if it brings any, come by the stream. */
 static void fos_keep_packet(fos_core *core, fos_lane *lane, const fos_transit *t) {
     int dir = t->dir;
     fos_way *w = &lane->way[dir];
@@ -433,57 +577,52 @@ static void fos_keep_packet(fos_core *core, fos_lane *lane, const fos_transit *t
     const fos_half *h = fos_half_of(core, lane->index, dir), *other = fos_half_of(core, lane->index, !dir);
     const uint8_t *th = t->frame + t->l4;
     uint32_t hl = (uint32_t)(th[12] >> 4) * 4;
-    int64_t now = core->now;
-    if (!(t->flags & FOS_TRANSIT_TCP) || t->captured < t->l4 + 20u || t->captured < t->l4 + hl) {
-        fos_outlets_send(&core->outlets, &core->counters, t->frame, t->captured, t->wire, t->ts, t->link, t->iface);
+    if (!(t->flags & FOS_TRANSIT_TCP)) {
+        if (t->refused) fos_keep_icmp(core, lane, t);
+        else fos_keep_pass(core, t);
         return;
     }
+    if (t->captured < t->l4 + 20u || t->captured < t->l4 + hl) { fos_keep_pass(core, t); return; }
+    if (th[13] & FOS_TCP_RST) { fos_keep_reset_came(core, lane, t); return; }
+    lane->probes = 0;
     fos_keep_learn(lane, t);
     fos_tcp_options o = fos_tcp_find_options(th, hl);
     if (o.timestamps) {
-        uint32_t tsval = fos_be32(th + o.timestamps);
+        uint32_t tsval = fos_be32(th + o.timestamps), tsecr = fos_be32(th + o.timestamps + 4u);
         if (!k->stamps || fos_seq_diff(tsval, k->tsval) > 0) k->tsval = tsval;
         k->stamps = 1;
+        if (!back->stamps && tsecr && (th[13] & FOS_TCP_ACK)) {  /* what it heard last from the other end */
+            back->stamps = 1;
+            back->tsval = tsecr;
+        }
     }
-    if (th[13] & FOS_TCP_SYN) {               /* a handshake that is repeated; its answer is no news either */
-        FOS_COUNT(&core->counters, merged_unchanged);
-        fos_outlets_send(&core->outlets, &core->counters, t->frame, t->captured, t->wire, t->ts, t->link, t->iface);
-        return;
-    }
-    if (th[13] & FOS_TCP_RST) {
-        if (!k->reset) fos_keep_reset(core, lane, dir, now);
-        lane->way[!dir].keep->reset = 1;
+    if (th[13] & FOS_TCP_SYN) {               /* a handshake; data with it comes by the stream */
+        if (t->paylen) fos_keep_forward(core, lane, t, 0, (uint8_t)(th[13] & ~FOS_TCP_FIN));
+        else fos_keep_pass(core, t);
+        if ((th[13] & FOS_TCP_ACK) && other->flags & FOS_HALF_STARTED && lane->way[dir].gone) k->acks_due++;   /* it repeats: the last step got lost */
         return;
     }
     if (k->reset || back->reset) {            /* it does not know yet, or asks back (RFC 5961) */
-        back->una = back->una < back->start ? back->start : back->una;
         if (th[13] & FOS_TCP_ACK) {
             uint64_t q = back->una + (uint64_t)(int64_t)fos_seq_diff(fos_be32(th + 8), (uint32_t)(other->origin + (uint32_t)back->una));
-            fos_keep_segment(core, lane, !dir, q, 0, FOS_TCP_RST, now);
+            if (!fos_keep_left(core, lane, dir)) fos_keep_segment(core, lane, !dir, q, 0, FOS_TCP_RST, core->now);
         }
         return;
     }
-    if ((th[13] & FOS_TCP_ACK) && (other->flags & FOS_HALF_STARTED)) {
-        uint64_t final = back->una + (uint64_t)(int64_t)fos_seq_diff(fos_be32(th + 8), (uint32_t)(other->origin + (uint32_t)back->una));
-        const fos_stream *s = h->stream, *os = other->stream;
-        uint32_t scale = s && os && s->wscale && os->wscale ? os->wscale - 1u : 0;
-        uint64_t right = final + ((uint64_t)fos_be16(th + 14) << scale);
-        back->sacks = 0;
-        for (uint32_t i = 0; o.sack && i + 1 < o.sack_edges && back->sacks < 4; i += 2) {
-            uint64_t l = back->una + (uint64_t)(int64_t)fos_seq_diff(fos_be32(th + o.sack + 4 * i), (uint32_t)(other->origin + (uint32_t)back->una));
-            uint64_t r = back->una + (uint64_t)(int64_t)fos_seq_diff(fos_be32(th + o.sack + 4 * i + 4), (uint32_t)(other->origin + (uint32_t)back->una));
-            if (l < r && r <= back->next && r > back->una) back->sack[back->sacks++] = (fos_range){l, r};
-        }
-        int before = back->una < back->start;
-        uint64_t una = back->una;
-        fos_keep_ack(core, lane, !dir, final, right, !t->paylen && !(th[13] & FOS_TCP_FIN), now);
-        if (before && (back->una > una || !t->paylen)) back->acks_due++;   /* the sender of what left before us waits for it */
-    }
-    int fin = (th[13] & FOS_TCP_FIN) != 0;
-    if (t->paylen || fin) {
+    const uint8_t *ip = t->frame + t->l3;
+    if (((ip[0] >> 4 == 4 ? ip[1] : ip[1] >> 4) & 3) == 3) k->congested = 1;
+    else if (th[13] & FOS_TCP_CWR) k->congested = 0;
+    if ((th[13] & FOS_TCP_ACK) && (other->flags & FOS_HALF_STARTED)) fos_keep_acks(core, lane, t, &o);
+    if (t->refused) { k->acks_due++; return; }
+    if (t->flags & FOS_TRANSIT_AHEAD && t->off > 0) k->recent = (uint64_t)t->off;
+    if (t->paylen || th[13] & FOS_TCP_FIN) {
         k->acks_due++;
-        if (!(t->flags & (FOS_TRANSIT_DATA | FOS_TRANSIT_AHEAD)) && (t->flags & FOS_TRANSIT_OFF) && k->una < k->start &&
-            t->off < (int64_t)k->start) fos_keep_relay(core, lane, t);
+        /* What left before we kept it is its sender's to repeat; what lies behind is ours. */
+        if (!(t->flags & (FOS_TRANSIT_DATA | FOS_TRANSIT_AHEAD)) && (t->flags & FOS_TRANSIT_OFF) && k->una < k->start && t->off >= 0 &&
+            t->off < (int64_t)k->start) {
+            uint64_t n = k->start - (uint64_t)t->off;
+            fos_keep_forward(core, lane, t, n < t->paylen ? n : t->paylen, FOS_TCP_ACK | FOS_TCP_PSH);
+        }
     } else if ((t->flags & FOS_TRANSIT_OFF) && t->off < (int64_t)h->next) k->acks_due++;   /* a keep-alive, a window probe */
 }
 
@@ -493,19 +632,19 @@ static void fos_keep_output(fos_core *core, fos_lane *lane) {
     for (int dir = 0; dir < 2; dir++) fos_keep_push(core, lane, dir, now);
     for (int dir = 0; dir < 2; dir++) {
         fos_keep *k = lane->way[dir].keep, *back = lane->way[!dir].keep;
+        const fos_half *h = fos_half_of(core, lane->index, dir);
         if (k->reset || back->reset) continue;
         /* A window that was shut and has room again is told of. */
-        uint64_t edge = k->edge, acked = fos_keep_acked(core, lane, dir);
-        if (!k->acks_due && edge && edge < acked + 2 * fos_keep_mss(&lane->way[dir])) {
-            uint64_t told = k->edge;
+        uint64_t edge = k->edge, acked = fos_keep_acked(core, lane, dir), mss = fos_keep_mss(&lane->way[dir]);
+        if (!k->acks_due && edge && edge < acked + 2 * mss && !(h->flags & FOS_HALF_FIN_DONE)) {
             fos_keep_window(core, lane, dir);
-            if (k->edge >= told + 2 * fos_keep_mss(&lane->way[dir])) k->acks_due = 1;
-            k->edge = told;
+            if (k->edge >= edge + 2 * mss) k->acks_due = 1;
+            k->edge = edge;
         }
         uint32_t n = k->acks_due;
         if (n > FOS_KEEP_ACKS) n = FOS_KEEP_ACKS;
-        const fos_half *h = fos_half_of(core, lane->index, dir);
-        if (n > 1 && !h->ooo) n = 1;          /* several only where they tell of a hole */
+        if (n > 1 && !h->ooo && k->una >= k->start) n = 1;       /* several only where they tell of a hole */
+        if (fos_keep_left(core, lane, dir) && n > 1) n = 1;
         while (n--) fos_keep_segment(core, lane, !dir, back->next + back->fin_sent, 0, 0, now);
         k->acks_due = 0;
         if (k->deadline && (!core->keep_deadline || k->deadline < core->keep_deadline)) core->keep_deadline = k->deadline;

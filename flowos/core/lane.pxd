@@ -64,6 +64,7 @@ cdef extern from "core.h" nogil:
         uint32_t index
         uint32_t stage_count
         uint32_t writes
+        uint32_t reset
         void *owner
         fos_lane *all_next
         fos_way *way
@@ -88,6 +89,9 @@ cdef extern from "core.h" nogil:
     uint64_t fos_inserted_at(const fos_edits *e, uint64_t off)
     fos_at fos_stage_limit(const fos_way *w, uint32_t k, uint64_t tail, uint32_t depends)
     uint64_t fos_edits_seq(const fos_edits *e, uint64_t pos)
+    int fos_edits_share(fos_edits *e, uint64_t pos, uint64_t removed, const fos_edit *source)
+    uint32_t fos_edits_count(const fos_edits *e)
+    uint64_t fos_way_limit(const fos_way *w, uint32_t stages)
     int fos_edits_check(const fos_edits *e)
     void fos_edits_free(fos_edits *e, fos_blocks *blocks)
     int fos_at_before(fos_at a, fos_at b)

@@ -143,8 +143,13 @@ FOS_NOINLINE void fos_expire(fos_core *core, int64_t now) {
             uint32_t next = c->wheel_next;
             if (next) core->table.conns[next].wheel_prev = 0x80000000u | slot;
             int64_t deadline = c->last_ns + fos_conn_timeout(core, c);
+            int stays = now >= deadline && FOS_UNLIKELY(core->live) && fos_keep_lingers(core, index);
+            if (stays) {                      /* its ends are asked, and again in a while */
+                int64_t idle = deadline - c->last_ns;
+                deadline = now + (idle < FOS_KEEP_PROBE_EVERY ? idle : FOS_KEEP_PROBE_EVERY);
+            }
             fos_wheel_enter(w, &core->table, index, deadline);
-            if (now >= deadline) fos_conn_close(core, index, FOS_CLOSE_TIMEOUT);
+            if (now >= deadline && !stays) fos_conn_close(core, index, FOS_CLOSE_TIMEOUT);
             index = next;
         }
     }

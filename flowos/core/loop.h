@@ -49,6 +49,8 @@ FOS_NOINLINE void fos_icmp_error(fos_core *core, const fos_pkt *p) {
     uint32_t index = fos_table_find(&core->table, &q->key, q->hash, q->hash & core->table.mask);
     if (index) {
         core->table.cold[index].icmp_errors++;
+        core->quoted = index;
+        core->quoted_dir = q->dir;
         FOS_COUNT(&core->counters, icmp_errors);
     } else FOS_COUNT(&core->counters, icmp_errors_unknown);
 }
@@ -186,6 +188,7 @@ FOS_INLINE uint32_t fos_packet(fos_core *core, const fos_pkt *p) {
 FOS_NOINLINE void fos_packet_in_line(fos_core *core, const fos_pkt *p) {
     uint32_t units = core->units_pending;
     uint64_t waited = core->waited;
+    core->refused = core->quoted = 0;
     uint32_t index = fos_packet(core, p);
     fos_transit *t = &core->log.items[p->log - 1];
     if (!index) return;
@@ -198,6 +201,17 @@ FOS_NOINLINE void fos_packet_in_line(fos_core *core, const fos_pkt *p) {
     t->payload = p->payload;
     t->paylen = p->paylen;
     t->tcp_flags = p->tcp_flags;
+    t->refused = (uint8_t)core->refused;
+    if (FOS_UNLIKELY(core->quoted && core->live) && fos_has_lane(core, core->quoted) && !(plan->units & FOS_CLASS_ICMP)) {
+        t->conn = core->quoted;               /* an error about a connection that is kept: its lane knows what it means */
+        t->dir = (uint8_t)!core->quoted_dir;
+        t->refused = 1;
+        return;
+    }
+    if (FOS_UNLIKELY(p->tcp_flags & FOS_TCP_RST) && core->live && !t->refused && p->key.proto == FOS_PROTO_TCP && fos_has_lane(core, index)) {
+        core->table.lanes[index]->reset = 1;
+        fos_make_ready(core, index, &core->table.conns[index]);
+    }
     const fos_half *h = fos_half_of(core, index, p->dir), *other = fos_half_of(core, index, !p->dir);
     const fos_stream *s = h->stream;
     for (uint64_t i = s ? s->tail_index : 0, n = s ? core->units_pending - units : 0; n && i > s->head_index; n--) {
@@ -213,7 +227,7 @@ FOS_NOINLINE void fos_packet_in_line(fos_core *core, const fos_pkt *p) {
         t->flags |= FOS_TRANSIT_OFF;
     }
     /* What waits already is not awaited twice: a repetition is a packet of its own; so is a FIN without payload. */
-    if (!(t->flags & FOS_TRANSIT_DATA) && p->paylen && core->waited != waited && (plan->units & FOS_CLASS_TCP) &&
+    if (!(t->flags & FOS_TRANSIT_DATA) && p->paylen && core->waited != waited && ((plan->units & FOS_CLASS_TCP) || fos_has_lane(core, index)) &&
         (h->flags & FOS_HALF_PICKUP || (t->flags & FOS_TRANSIT_OFF && t->off + p->paylen + fin > (int64_t)h->next + !!(h->flags & FOS_HALF_FIN_DONE))))
         t->flags |= FOS_TRANSIT_AHEAD;
     if ((p->tcp_flags & FOS_TCP_ACK) && (other->flags & FOS_HALF_STARTED)) t->flags |= FOS_TRANSIT_ACK;

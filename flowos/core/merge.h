@@ -23,7 +23,6 @@
 
 enum { FOS_MERGE_SEGS = 512 };            /* pieces of one packet's payload; more edits than that are joined */
 enum { FOS_EDITS_KEPT = 256 };            /* edits remembered behind the acknowledged bytes, for late packets */
-enum { FOS_DEFAULT_MSS = 1220 };          /* IPv6's least MTU less 60 bytes of headers: safe everywhere */
 
 /* ---- TCP as it leaves -------------------------------------------------------------------------- */
 
@@ -627,6 +626,7 @@ static void fos_merge_entry(fos_core *core, const fos_transit *t) {
     lane->way[t->dir].iface = t->iface;
     fos_lane_touch(core, lane);
     if (core->live && fos_merge_keeps(core, lane)) {
+        if (t->flags & FOS_TRANSIT_TCP && t->tcp_flags & FOS_TCP_RST) fos_lane_drain(core, lane, t->number, t->ts, 0);   /* what was before it */
         fos_keep_packet(core, lane, t);
         fos_lane_drain(core, lane, t->number, t->ts, 0);
         return;
@@ -678,7 +678,10 @@ static void fos_merge(fos_core *core) {
         if (core->in_line && !fos_fate_drops(core, lane->index)) {
             fos_lane_drain(core, lane, FOS_ALL, core->now, over);
             for (int dir = 0; dir < 2; dir++) fos_way_trailing(core, lane, dir, core->now);
-            if (core->live && fos_merge_keeps(core, lane)) fos_keep_output(core, lane);
+            if (core->live && fos_merge_keeps(core, lane)) {
+                fos_keep_output(core, lane);
+                if (over) fos_keep_end(core, lane, core->table.conns[lane->index].reason);
+            }
         } else fos_lane_discard(core, lane);
         for (int dir = 0; dir < 2; dir++)
             fos_way_forget(&lane->way[dir], lane->stage_count, &core->blocks, fos_way_edits(&lane->way[dir], lane->stage_count));

@@ -32,6 +32,8 @@ typedef struct fos_stream {
     uint64_t tail_off;        /* one past the newest byte */
     uint32_t mss;             /* largest payload that the receiver takes, as its SYN said; 0: not known */
     uint32_t wscale;          /* shift of the receiver's window, as its SYN said, and 1; 0: none */
+    uint32_t sack;            /* the receiver's SYN permits SACK */
+    uint32_t spare;
 } fos_stream;
 
 /* The record that the next unit goes into (the caller fills it in), or NULL when memory is out. */

@@ -12,6 +12,7 @@
 #ifndef FOS_TCP_H
 #define FOS_TCP_H
 
+#include "keep.h"
 #include "tcpdeliver.h"
 #include "tcpstates.h"
 
@@ -119,7 +120,7 @@ FOS_NOINLINE void fos_tcp_wait(fos_core *core, uint32_t index, const fos_conn *c
     fos_half *h = fos_half_of(core, index, dir);
     fos_ooo *ooo = fos_ooo_of(core, h);
     if (!ooo) return;
-    if (FOS_UNLIKELY(core->live) && core->plans[c->flow].writes && (h->flags & FOS_HALF_STARTED) &&
+    if (FOS_UNLIKELY(core->live) && (core->plans[c->flow].writes || fos_has_lane(core, index)) && (h->flags & FOS_HALF_STARTED) &&
         (ooo->pieces.bytes >= core->limits.reassembly_bytes || ooo->pieces.count >= core->limits.reassembly_pieces)) {
         FOS_COUNT(&core->counters, kept_no_room);   /* no hole is closed under an editor: the sender repeats it all */
         return;
@@ -342,6 +343,10 @@ FOS_NOINLINE void fos_tcp_gaps(fos_core *core, uint32_t index, fos_conn *c, cons
 /* One TCP packet of connection `index`; the counters of the connection are up to date. */
 FOS_INLINE void fos_tcp_packet(fos_core *core, uint32_t index, fos_conn *c, const fos_pkt *p) {
     int dir = p->dir, fin = 0;
+    if (FOS_UNLIKELY(core->live) && fos_has_lane(core, index) && !fos_keep_admits(core, index, p)) {
+        core->refused = 1;
+        return;
+    }
     fos_half *h = fos_half_of(core, index, dir), *r = fos_half_of(core, index, !dir);
     uint8_t f = p->tcp_flags;
     uint32_t seq = p->seq;
@@ -365,7 +370,7 @@ FOS_INLINE void fos_tcp_packet(fos_core *core, uint32_t index, fos_conn *c, cons
                 uint64_t off = h->next;
                 h->next = off + p->paylen;
                 fos_plan *plan = &core->plans[c->flow];
-                if (FOS_LIKELY((plan->rows | plan->units) & FOS_CLASS_TCP)) {
+                if (FOS_LIKELY((plan->rows | plan->units) & FOS_CLASS_TCP) || fos_has_lane(core, index)) {
                     fos_origin o = fos_origin_of(p);
                     fos_deliver(core, index, c, FOS_CLASS_TCP, dir, FOS_UNIT_DATA, 0, off, p->paylen, p->payload, &o);
                 } else FOS_COUNT(&core->counters, units);

@@ -34,8 +34,9 @@ typedef struct fos_transit {
     uint16_t l3, l4;
     uint16_t link, iface;
     uint8_t dir, tcp_flags;
-    uint8_t flags, spare;     /* fos_transit_flags */
-    uint32_t more;
+    uint8_t flags;            /* fos_transit_flags */
+    uint8_t refused;          /* it may not touch its connection, or (quotes) it is an ICMP error about one */
+    uint32_t spare;
 } fos_transit;
 FOS_ASSERT_SIZE(fos_transit, 80);
 

@@ -70,13 +70,18 @@ cdef enum:
     EFFORT = 64            # modules placed, and taken back, per service
     RACKS_TRIED = 6        # by `fill`, per service
     RUIN = 24              # services taken out at a time, at most
+    RUNS = -1              # in place_of: the service has a place
+    ABSENT = -2            # it wants none
+
+
+cdef double TINY = 1e-9    # sums of sizes are compared with this
 
 
 cdef class Packer:
     """A search on a state; `unplaced` are the services that have no place (numbers).
 
     `fill` and `repair` leave the state without violations, if it had none; `inserts` counts what
-    was tried.  Services that are to be left out altogether are put into `absent` by `leave`.
+    was tried.  With `waiting` False no service asks for a place before it arrives (`arrive`, `leave`).
     """
 
     cdef fos_allocation *s
@@ -95,7 +100,7 @@ cdef class Packer:
     cdef int32_t[::1] order, tried
     cdef int32_t takes, stamp
 
-    def __init__(self, state):
+    def __init__(self, state, waiting=True):
         cdef int32_t service
         self.state = state
         problem = state.problem
@@ -104,7 +109,7 @@ cdef class Packer:
         self.size = numpy.bincount(problem.node_service, problem.cpu / cpu_mean + problem.memory / memory_mean,
                                    max(problem.services, 1))
         count = max(problem.services, 1)
-        self.home, self.place_of = numpy.full(count, -1, numpy.int32), numpy.full(count, -1, numpy.int32)
+        self.home, self.place_of = numpy.full(count, -1, numpy.int32), numpy.full(count, RUNS, numpy.int32)
         self.waiting = numpy.zeros(count, numpy.int32)
         self.order, self.tried = numpy.zeros(count + RUIN, numpy.int32), numpy.zeros(problem.attaches, numpy.int32)
         self.taken, self.taken_home = numpy.zeros(RUIN + 1, numpy.int32), numpy.zeros(RUIN + 1, numpy.int32)
@@ -121,8 +126,10 @@ cdef class Packer:
             lies = state.spot[first:last][problem.kind[first:last] == 1]
             if (lies >= 0).all() and len(lies):
                 self.home[service] = problem.attach[lies[0]]
-            else:
+            elif waiting:
                 self.wait_for(service)
+            else:
+                self.place_of[service] = ABSENT
 
     @property
     def unplaced(self):
@@ -138,7 +145,7 @@ cdef class Packer:
         cdef int32_t place = self.place_of[service], last = self.waiting[self.waits - 1]
         self.waiting[place] = last
         self.place_of[last] = place
-        self.place_of[service] = -1
+        self.place_of[service] = RUNS
         self.waits -= 1
 
     # -- one service ---------------------------------------------------------------------------
@@ -408,11 +415,15 @@ cdef class Packer:
             self.account(service, 1)
             self.wait_no_more(service)
 
-    cdef bint round(self) noexcept nogil:
-        """Ruin a rack, or two, and recreate them with a service that has no place; True if kept."""
+    cdef bint round(self, int32_t service, int32_t hosts, int32_t most, double limit) noexcept nogil:
+        """Ruin a rack, or two, and recreate them with a service that has no place; True if kept.
+
+        At most `most` services are taken out, those on up to `hosts` servers of a rack.  It is kept
+        if the services that have no place afterwards are no larger than `limit`.
+        """
         cdef fos_allocation *s = self.s
-        cdef int32_t service = self.waiting[fos_random(s, <uint32_t> self.waits)], rack, other = -1, i, j, k, taken
-        cdef double before, left, key
+        cdef int32_t rack, other = -1, i, j, k, taken
+        cdef double left, key
         cdef double keys[RUIN + 1]
         self.rounds += 1
         rack = self.draw_rack()
@@ -423,9 +434,9 @@ cdef class Packer:
         self.noise = 0.25 * fos_random(s, 4)
         self.together = 0.5 * fos_random(s, 4)
         self.takes = 0
-        self.ruin(rack, 1 + <int32_t> fos_random(s, 5), RUIN // 2 if other >= 0 else RUIN)
+        self.ruin(rack, 1 + <int32_t> fos_random(s, <uint32_t> hosts), (most + 1) // 2 if other >= 0 else most)
         if other >= 0:
-            self.ruin(other, 1 + <int32_t> fos_random(s, 3), RUIN)
+            self.ruin(other, 1 + <int32_t> fos_random(s, <uint32_t> hosts), most)
         taken = self.takes
         self.taken[taken] = service
         for i in range(taken + 1):             # largest first, more or less
@@ -437,7 +448,7 @@ cdef class Packer:
                 j -= 1
             keys[j] = key
             self.order[j] = self.taken[i]
-        before, left = self.size[service], 0
+        left = 0
         for i in range(taken + 1):
             k = self.order[i]
             if self.insert(k, rack, -1):
@@ -445,10 +456,11 @@ cdef class Packer:
             if other >= 0 and (self.insert(k, other, -1) or self.insert(k, rack, other)):
                 continue
             left += self.size[k]
-            if left > before + 1e-9:
+            if left > limit + TINY:
                 break
-        if left > before + 1e-9:
-            if self.place_of[service] < 0:
+        self.noise, self.together = 0, 1
+        if left > limit + TINY:
+            if self.place_of[service] == RUNS:
                 self.remove(service)
             self.restore(taken)
             return False
@@ -465,16 +477,50 @@ cdef class Packer:
 
     def repair(self, seconds, rounds=None, clock=time.monotonic):
         """Search for some seconds, or rounds, or until every service has a place; give how many have none."""
-        cdef int32_t i
+        cdef int32_t i, service
         cdef int64_t end_round = self.rounds + (rounds if rounds is not None else 2**62)
         end = clock() + seconds
         while self.waits and self.rounds < end_round and clock() < end:
             with nogil:
                 for i in range(16):
                     if self.waits and self.rounds < end_round:
-                        self.round()
+                        service = self.waiting[fos_random(self.s, <uint32_t> self.waits)]
+                        self.round(service, 5, RUIN, self.size[service])
             self.check()
         return self.waits
+
+    # -- one by one ----------------------------------------------------------------------------
+
+    def runs(self, int32_t service):
+        """Say whether a service has a place."""
+        return self.place_of[service] == RUNS
+
+    def arrive(self, int32_t service, int32_t rounds):
+        """Give a service a place, moving as few others as it takes; False: none found, nothing changed.
+
+        The rounds take out one other service at most, then two, and so on, so that what is found
+        first moves little; only a round that leaves nobody without place is kept.
+        """
+        cdef int32_t i
+        cdef bint found
+        self.wait_for(service)
+        with nogil:
+            found = self.find_rack(service)
+            for i in range(rounds):
+                if found:
+                    break
+                found = self.round(service, 1 + i * 4 // rounds, 1 + i * 8 // rounds, 0)
+        if not found:
+            self.wait_no_more(service)
+            self.place_of[service] = ABSENT
+        self.check()
+        return found
+
+    def leave(self, int32_t service):
+        """Take a service that has a place away."""
+        self.remove(service)
+        self.wait_no_more(service)
+        self.place_of[service] = ABSENT
 
     def check(self):
         """Raise what went wrong in the search."""

@@ -42,6 +42,16 @@ class Problem:
         self.service_records = tuple(service.bounded(delay_bound) for service in services)
         self._platform(platform)
         self._services(self.service_records)
+        self._check_sizes()
+
+    def _check_sizes(self):
+        """Raise UsageError where a sum might not fit 32 bits."""
+        farthest = int(self.distance.max(initial=0)) + int(self.out_delay.max()) + int(self.in_delay.max())
+        hops = int(numpy.diff(self.hop_first).max(initial=0))
+        for what, size, most in (("CPU", int(self.cpu.sum(dtype=int)), 2**31), ("memory", int(self.memory.sum(dtype=int)), 2**31),
+                                 ("delay", max(farthest, int(self.inner_delay.max())) * hops, FREE)):
+            if size >= most:
+                raise UsageError(f"services: their {what} adds up to {size:,} or so; the limit is {most:,}")
 
     def _platform(self, platform):
         servers = {server.name: number for number, server in enumerate(platform.servers)}

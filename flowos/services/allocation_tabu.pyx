@@ -194,6 +194,27 @@ def greedy(state):
     return misses
 
 
+def complete(state):
+    """Place what lies nowhere where it adds least violation; give the number of nodes that no place reaches."""
+    cdef fos_allocation *s = <fos_allocation *> PyCapsule_GetPointer(state.capsule, "fos_allocation")
+    cdef int32_t node, server, lost = 0
+    with nogil:
+        for node in range(s.nodes):
+            if s.spot[node] >= 0:
+                continue
+            if s.kind[node] == 2:
+                lost += place_sink(s, node) < 0
+                continue
+            server = least_server(s, node, -1, NULL, s.servers, fos_score(s))
+            if server < 0:
+                lost += 1
+            else:
+                fos_place(s, node, server)
+    if s.failed:
+        raise MemoryError
+    return lost
+
+
 cdef class Tabu:
     """Algorithm 1 on a state in which everything lies; `run` goes on from where it stopped.
 

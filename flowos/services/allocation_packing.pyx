@@ -516,6 +516,19 @@ cdef class Packer:
         self.check()
         return found
 
+    def put_back(self, int32_t service, const int32_t[::1] spots):
+        """Place a service that has no place on given spots, one per node: those where it lay before."""
+        cdef int32_t node, first = self.s.node_first[service]
+        self.wait_for(service)
+        for node in range(first, self.s.node_first[service + 1]):
+            if self.s.kind[node] != 0:
+                fos_place(self.s, node, spots[node - first])
+            if self.s.kind[node] == 1:
+                self.home[service] = self.s.attach[spots[node - first]]
+        self.account(service, 1)
+        self.wait_no_more(service)
+        self.check()
+
     def leave(self, int32_t service):
         """Take a service that has a place away."""
         self.remove(service)

@@ -238,7 +238,9 @@ def _least_bandwidth(problem, state, seed, watch):
         middle = (low + high) / 2
         problem.capacity = (capacity * middle).astype(numpy.int64)
         try:
-            if prove(problem) is None:
+            if prove(problem) is not None:
+                bound = middle
+            else:
                 share = _Watch(watch.left() / (BISECTIONS - step), None)
                 trial, packer = _pack(problem, seed, share)
                 if not packer.unplaced:

@@ -15,8 +15,8 @@ from flowos.services.allocation_model import Solution
 from flowos.services.allocation_problem import FREE
 from flowos.services.allocation_state import State
 
-#: Variables of edges, spots and routes; a model of this size takes some 1 GB.
-LARGEST = 400_000
+#: Pairs of spots over all edges; half as many again took CP-SAT over a minute to read.
+LARGEST = 200_000
 #: The steps in which a share of bandwidth is minimised.
 STEPS = 100_000
 

@@ -6,6 +6,8 @@ the wrong kind or out of range; a name that is taken or means nothing; a graph t
 Units on paper are those of the source (cores, Mbit/s, packets per second); in memory they are
 whole (allocation_model.py), and what would have to be rounded is refused.
 """
+import heapq
+
 from flowos import UsageError
 from flowos.services.allocation_model import (
     KINDS,
@@ -238,24 +240,25 @@ def _read_io(inner, kind, io):
 
 
 def _in_order(nodes, edges, place):
-    """Sort nodes: sources, modules along the links, sinks; an error if there is a circle."""
-    waits = {node.name: 0 for node in nodes}
-    after = {node.name: [] for node in nodes}
+    """Sort nodes: sources, modules along the links, sinks, else as they stand; an error if there is a circle."""
+    number = {node.name: at for at, node in enumerate(nodes)}
+    waits, after = [0] * len(nodes), [[] for _ in nodes]
     for tail, head in edges:
-        waits[head] += 1
-        after[tail].append(head)
-    ready, order = [node.name for node in nodes if not waits[node.name]], {}
-    for name in ready:
-        order[name] = len(order)
-        for head in after[name]:
+        waits[number[head]] += 1
+        after[number[tail]].append(number[head])
+    ready, order = [at for at, count in enumerate(waits) if not count], []
+    while ready:
+        at = heapq.heappop(ready)
+        order.append(nodes[at])
+        for head in after[at]:
             waits[head] -= 1
             if not waits[head]:
-                ready.append(head)
+                heapq.heappush(ready, head)
     if len(order) < len(nodes):
-        stuck = next(name for name, count in waits.items() if count)
+        stuck = next(node.name for node, count in zip(nodes, waits) if count)
         raise UsageError(f"{place}.links: they lead in a circle, through or before {stuck}; a service is a DAG")
-    rank = {SOURCE: 0, MODULE: 1, SINK: 2}
-    return tuple(sorted(nodes, key=lambda node: (rank[node.kind], order[node.name])))
+    modules = [node for node in order if node.kind == MODULE]
+    return (*(node for node in nodes if node.kind == SOURCE), *modules, *(node for node in nodes if node.kind == SINK))
 
 
 def _read_paths(field, place, nodes, edges, kinds):

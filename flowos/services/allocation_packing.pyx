@@ -106,8 +106,9 @@ cdef class Packer:
         problem = state.problem
         self.s = <fos_allocation *> PyCapsule_GetPointer(state.capsule, "fos_allocation")
         cpu_mean, memory_mean = max(problem.cpu_cap.mean(), 1), max(problem.memory_cap.mean(), 1)
-        self.size = numpy.bincount(problem.node_service, problem.cpu / cpu_mean + problem.memory / memory_mean,
-                                   max(problem.services, 1))
+        self.size = numpy.zeros(max(problem.services, 1))
+        numpy.add.at(numpy.asarray(self.size), problem.node_service,
+                     problem.cpu / cpu_mean + problem.memory / memory_mean)
         count = max(problem.services, 1)
         self.home, self.place_of = numpy.full(count, -1, numpy.int32), numpy.full(count, RUNS, numpy.int32)
         self.waiting = numpy.zeros(count, numpy.int32)
@@ -484,7 +485,7 @@ cdef class Packer:
             with nogil:
                 for i in range(16):
                     if self.waits and self.rounds < end_round:
-                        service = self.waiting[fos_random(self.s, <uint32_t> self.waits)]
+                        service = self.waiting[<int32_t> fos_random(self.s, <uint32_t> self.waits)]
                         self.round(service, 5, RUIN, self.size[service])
             self.check()
         return self.waits

@@ -150,6 +150,8 @@ def bound_instances():
     narrow = replace(basic, links=tuple(replace(link, bandwidth=link.bandwidth // 20) if link.head == "tor0" and
                                         link.tail == "io0" else link for link in basic.links))
     yield "I/O", narrow, services(basic, 8), None
+    mute = replace(basic, links=tuple(link for link in basic.links if (link.tail, link.head) != ("tor0", "io0")))
+    yield "paths: none leads to io0", mute, made, None
     thin = replace(basic, servers=tuple(replace(one, memory=1000) for one in basic.servers))
     yield "module", thin, made, None
     few = replace(basic, servers=tuple(replace(one, cpu=260) for one in basic.servers))
@@ -342,6 +344,28 @@ def test_parameters_are_checked(wrong):
     platform = basic_platform()
     with pytest.raises(UsageError):
         allocate(platform, services(platform, 4), **wrong)
+
+
+def test_where_no_path_leads_nothing_is_placed():
+    platform = large_platform(2, 4, 2, 2)
+    # Rack 1 hears nothing from outside: what has sources lies in rack 0, whose servers do for 8 services.
+    deaf = replace(platform, links=tuple(link for link in platform.links
+                                         if not (link.tail.startswith("intermediate") and link.head == "tor1")))
+    made = services(deaf, 4)
+    for solver in ("packing", "greedy", "tabu", "exact"):
+        solution = allocate(deaf, made, solver=solver, time_limit=20)
+        placed = {spot for nodes in solution.placement.values() for name, spot in nodes.items()
+                  if name in ("preprocessor", "root", "classifier")}
+        assert placed and placed <= {"s0", "s1", "s2", "s3"}, solver
+        if solution.verdict == "feasible":
+            assert not evaluate(deaf, made, solution).violations
+    assert allocate(deaf, made).verdict == "feasible"
+
+
+def test_two_services_of_a_name_are_refused():
+    platform = basic_platform()
+    with pytest.raises(UsageError, match="two of this name"):
+        allocate(platform, services(platform, 4) * 2)
 
 
 def test_no_services_are_allocated_at_once():

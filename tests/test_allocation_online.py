@@ -1,5 +1,6 @@
 """Services that arrive and leave: after every step the allocation is feasible, and the actions tell it all."""
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -8,7 +9,7 @@ from test_allocation_instances import instances
 
 from flowos import UsageError
 from flowos.services.allocation import Allocator, evaluate, solution_of
-from flowos.services.allocation_generate import basic_platform, services
+from flowos.services.allocation_generate import basic_platform, large_platform, services
 from flowos.services.allocation_online import Move, Place, Remove
 
 
@@ -111,3 +112,24 @@ def test_unknown_services_are_refused():
     platform = basic_platform()
     with pytest.raises(UsageError, match="catalogue"):
         Allocator(platform, services(platform, 4)).arrive("nobody")
+
+
+def test_a_new_catalogue_leaves_what_runs_in_peace():
+    platform = large_platform(2, 10, 2, 2)
+    catalogue = services(platform, 24, seed=1)
+    allocator = Allocator(platform, catalogue)
+    for one in catalogue[:18]:
+        assert allocator.arrive(one.name) is not None
+    allocator.state.reroute(0, 21, 1)
+    before = {one.name: solution_of(allocator.state).placement[one.name] for one in catalogue[:18]}
+    load = allocator.state.load.copy()
+    others = [replace(one, name=f"new-{one.name}") for one in services(platform, 24, seed=2)]
+    allocator.learn(others)
+    assert {name: solution_of(allocator.state).placement[name] for name in allocator.running} == before
+    assert (allocator.state.load == load).all() and (0, 21, 1) in allocator.state.rerouted()
+    allocator.state._check()
+    assert allocator.arrive(others[0].name) is not None
+    with pytest.raises(UsageError, match="catalogue"):
+        allocator.arrive(catalogue[20].name)
+    with pytest.raises(UsageError, match="runs already"):
+        allocator.learn([catalogue[0]])

@@ -146,12 +146,18 @@ def load_solution(path):
 
 
 def check_solution(instance, solution, named=None):
-    """Evaluate a solution of an instance; None where there is nothing to evaluate: a proof."""
+    """Evaluate a solution of an instance; None where there is nothing to evaluate.
+
+    That is a proof, or what was found when not even a place for every node was.
+    """
     from flowos.services.allocation_check import evaluate
 
     if named is not None and named.get("digest", instance.digest()) != instance.digest():
         raise FlowOSError("the solution is one of another instance: its digest differs")
     if not solution.placement and solution.verdict == "infeasible":
+        return None
+    if named is None and solution.verdict == "unknown" and \
+            sum(map(len, solution.placement.values())) < sum(len(service.nodes) for service in instance.services):
         return None
     services = [service.bounded(instance.delay_bound) for service in instance.services]
     return evaluate(instance.platform, services, solution)

@@ -3,6 +3,7 @@
 Each function gives a sentence with the numbers that contradict each other, or None.  None of them
 searches for a solution: they hold whatever a solver does.
 
+    ways               an I/O switch that no path joins with any server
     a module alone     one that no server takes
     a service alone    its modules grouped on servers in every way, on an empty platform: none keeps
                        the delay bounds (at D10 this is what ends the instances of D3.2)
@@ -15,7 +16,7 @@ searches for a solution: they hold whatever a solver does.
 import numpy
 
 from flowos.services.allocation_model import MODULE, SINK, SOURCE
-from flowos.services.allocation_problem import FREE
+from flowos.services.allocation_problem import FREE, NO_WAY
 
 #: Groupings tried per service before its bound is given up as unproven.
 EFFORT = 100_000
@@ -25,10 +26,23 @@ THRESHOLDS = 200
 
 def prove(problem):
     """Give the first proof of infeasibility that is found; None if there is none."""
-    for bound in (modules, servers, io, racks, alone):
+    for bound in (ways, modules, servers, io, racks, alone):
         proof = bound(problem)
         if proof:
             return proof
+    return None
+
+
+def ways(problem):
+    """Find an edge to or from I/O that no path could carry."""
+    for edge in numpy.flatnonzero(problem.least >= NO_WAY)[:1].tolist():
+        tail, head = int(problem.tail[edge]), int(problem.head[edge])
+        end = tail if problem.kind[tail] == 0 else head
+        name = problem.service_records[problem.node_service[end]].name
+        spots = problem.choice[problem.choice_first[end]:problem.choice_first[end + 1]].tolist()
+        switches = ", ".join(problem.spot_names[spot] for spot in spots)
+        return f"paths: none leads {'from' if end == tail else 'to'} {switches}, where {name}/{problem.node_names[end]} lies, " \
+               f"{'to' if end == tail else 'from'} any server"
     return None
 
 

@@ -44,7 +44,8 @@ class Remove(NamedTuple):
 class Allocator:
     """A feasible allocation of a changing set of services.
 
-    `services` are all that may ever arrive: a catalogue known beforehand, as arrays are made once.
+    `services` is the catalogue of those that may arrive: arrays are made for all of them at once.
+    `learn` makes them anew for others.
     `effort` is the number of ruin-and-recreate rounds that an arrival may cost.  Errors are
     UsageErrors: an unknown service, one that runs already, one that does not.
 
@@ -57,12 +58,39 @@ class Allocator:
     """
 
     def __init__(self, platform, services, delay_bound=None, *, effort=2000, seed=1):
-        self.problem = Problem(platform, services, delay_bound)
-        self.state, self.effort = State(self.problem, seed), effort
+        self.platform, self.delay_bound, self.effort, self.seed = platform, delay_bound, effort, seed
+        self.arrivals = self.refused = self.moves = 0
+        self._make(services, {}, ())
+
+    def _make(self, services, running, routes):
+        """Make the arrays of a catalogue; `running` is {service: spots of its nodes}."""
+        self._catalogue = tuple(services)
+        self.problem = Problem(self.platform, self._catalogue, self.delay_bound)
+        self.state = State(self.problem, self.seed)
         for node, _ in self.problem.fixed:          # a source loads nothing until its service runs
             self.state.clear(node)
+        for route in routes:
+            self.state.reroute(*route)
+        for name, spots in running.items():
+            first = int(self.problem.node_first[self.problem.service_of[name]])
+            for at, spot in enumerate(spots):
+                self.state.place(first + at, spot)
         self.packer = Packer(self.state, waiting=False)
-        self.arrivals = self.refused = self.moves = 0
+
+    def learn(self, services):
+        """Replace the catalogue by what runs and `services`; nothing that runs is touched.
+
+        O(size of the new catalogue): some 0.1 s for 10,000 services.  UsageError if a name is taken.
+        """
+        running = {}
+        for name in self.running:
+            number = self.problem.service_of[name]
+            running[name] = self.state.spot[self.problem.node_first[number]:self.problem.node_first[number + 1]].tolist()
+        for service in services:
+            if service.name in running:
+                raise UsageError(f"service {service.name}: it runs already")
+        kept = [record for record in self._catalogue if record.name in running]
+        self._make((*kept, *services), running, self.state.rerouted())
 
     @property
     def running(self):

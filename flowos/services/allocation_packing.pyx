@@ -12,6 +12,9 @@ for is a place for the services that have none.
                another order together with one that has no place; what is not better, or as
                good, is undone
 
+The file is long because these share the arrays of one class, and Cython's declarations are shared
+in flowos/core only.
+
 Why racks: a path inside a rack takes 2 per hop, one to another rack 4 or 6, and no link above the
 ToR carries traffic between modules.  The idea of ruin and recreate is Schrimpf et al., "Record
 breaking optimization results using the ruin and recreate principle" (2000).
@@ -33,7 +36,6 @@ cdef extern from "allocation_state.h" nogil:
         const int32_t *rack_server
         const int64_t *cap
         const int32_t *node_first
-        const int32_t *path_first
         const int32_t *node_service
         const int32_t *cpu
         const int32_t *memory
@@ -44,14 +46,12 @@ cdef extern from "allocation_state.h" nogil:
         const int32_t *touch
         const int32_t *tail
         const int32_t *head
-        int32_t *bound
         int32_t *spot
         int32_t *cpu_used
         int32_t *memory_used
         int32_t *member
         int32_t *member_next
         int64_t *load
-        int32_t *delay
         int32_t *pool
         int32_t failed
     int64_t fos_score(const fos_allocation *)
@@ -155,7 +155,7 @@ cdef class Packer:
         """Place a node; take it back unless nothing is violated, by some routes."""
         cdef fos_allocation *s = self.s
         cdef int64_t before = fos_score(s), best, score
-        cdef int32_t i, edge, tail, head, count, choice, was, found
+        cdef int32_t i, edge, tail, head, place, count, choice, was, found
         if not fos_connects(s, node, spot):
             return False
         fos_place(s, node, spot)
@@ -167,7 +167,8 @@ cdef class Packer:
             tail, head = s.spot[s.tail[edge]], s.spot[s.head[edge]]
             if tail < 0 or head < 0 or s.attach[tail] == s.attach[head]:
                 continue
-            count = s.pool[fos_routes(s, s.attach[tail], s.attach[head])]
+            place = fos_routes(s, s.attach[tail], s.attach[head])
+            count = s.pool[place] if place > 0 else 0
             if count < 2 or not self.overflows(tail, head):
                 continue
             was = fos_choice(s, tail, head, count)
@@ -366,8 +367,8 @@ cdef class Packer:
         Gives the number of services that are left.
         """
         end = clock() + seconds
-        order = sorted(self.unplaced, key=lambda service: -self.size[service])
-        for at, service in enumerate(order):
+        size = numpy.asarray(self.size)
+        for at, service in enumerate(sorted(self.unplaced, key=lambda service: -size[service])):
             self.find_rack(service)
             if at % 64 == 0 and clock() > end:
                 break

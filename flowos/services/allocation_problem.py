@@ -17,6 +17,8 @@ from flowos.services.allocation_state import distances
 
 #: The bound of a path that has none: more than any sum of delays that is accepted.
 FREE = 2**30
+#: The least delay of an edge that no path could carry, wherever its ends lie.
+NO_WAY = FREE // 64
 _KIND = {SOURCE: 0, MODULE: 1, SINK: 2}
 
 
@@ -119,7 +121,8 @@ class Problem:
             for path in service.paths:
                 paths.append(([edge_of[number, *pair] for pair in zip(path.nodes, path.nodes[1:])],
                               FREE if path.bound is None else path.bound))
-            names[service.name] = number
+            if names.setdefault(service.name, number) != number:
+                raise UsageError(f"service {service.name}: there are two of this name")
         self.service_of, self.node_of = names, node_of
         self.nodes, self.edges, self.paths = len(nodes), len(edges), len(paths)
         self.node_names = [node.name for _, node in nodes]
@@ -163,4 +166,4 @@ class Problem:
                 least.append(min(leave[int(spot)] for spot in self.choice[self.choice_first[head]:self.choice_first[head + 1]]))
             else:
                 least.append(inside)
-        return numpy.minimum(_ints(least), FREE // 64) if least else _ints([])
+        return numpy.minimum(_ints(least), NO_WAY) if least else _ints([])

@@ -7,7 +7,7 @@ state.  Python sees NumPy views of what moves.  Not safe for two threads at a ti
 import numpy
 
 from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
@@ -68,6 +68,7 @@ cdef extern from "allocation_state.h" nogil:
         int64_t pool_size
         uint64_t *other_key
         uint8_t *other
+        uint32_t other_room
         uint64_t seed
         int32_t failed
     int64_t fos_score(const fos_allocation *)
@@ -270,6 +271,11 @@ cdef class State:
             raise UsageError(f"route {choice}: there are {self.routes(tail, head)} from spot {tail} to spot {head}")
         if fos_reroute(&self.s, tail, head, choice):
             raise MemoryError
+
+    def rerouted(self):
+        """Give what does not take its hashed route, as (from, to, choice)."""
+        return [(<int64_t> (self.s.other_key[i] - 1) >> 32, <int64_t> ((self.s.other_key[i] - 1) & 0xffffffff), self.s.other[i])
+                for i in range(self.s.other_room) if self.s.other_key[i]]
 
     def _check(self):
         """Compute everything anew from where the nodes lie; AssertionError if the books differ."""

@@ -26,7 +26,6 @@ cdef extern from "allocation_state.h" nogil:
         int32_t servers, spots, nodes, edges, services, paths, links, attaches
         const int32_t *cpu_cap
         const int32_t *memory_cap
-        const int32_t *attach
         const int32_t *up
         const int32_t *down
         const int32_t *inner

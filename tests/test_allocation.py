@@ -337,6 +337,22 @@ def test_traffic_that_no_hashed_route_carries_is_rerouted():
     assert not evaluate(platform, made, solution).violations
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_routes_are_as_before_when_a_ruin_is_undone(seed):
+    # Uplinks so narrow that most placements change routes, and most ruins fail.
+    platform = large_platform(4, 8, 4, 2)
+    platform = replace(platform, links=tuple(
+        replace(link, bandwidth=300 * 10**6) if "intermediate" in link.head + link.tail else link for link in platform.links))
+    state = State(Problem(platform, services(platform, 40, seed)), seed)
+    packer = Packer(state)
+    packer.fill(10)
+    for _ in range(20):
+        left = packer.repair(10, rounds=100)              # raises if a violation slips in
+        assert state.score == 0
+    state._check()
+    assert left and state.rerouted()
+
+
 @pytest.mark.parametrize("wrong", [
     {"objective": "best"}, {"solver": "oracle"}, {"time_limit": 0}, {"time_limit": "5"}, {"delay_bound": -1},
     {"delay_bound": 1.5}, {"solver": "tabu", "objective": "delay"}], ids=str)

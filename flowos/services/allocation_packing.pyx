@@ -72,6 +72,7 @@ cdef enum:
     RUIN = 24              # services taken out at a time, at most
     RUNS = -1              # in place_of: the service has a place
     ABSENT = -2            # it wants none
+    JOURNAL = 4096         # routes changed that can be taken back; beyond, none is changed
 
 
 cdef double TINY = 1e-9    # sums of sizes are compared with this
@@ -98,6 +99,9 @@ cdef class Packer:
     # what a ruin took out: services, and where their nodes lay
     cdef int32_t[::1] taken, taken_home, saved
     cdef int32_t[::1] order, tried
+    # routes that were changed since the last point that may be gone back to: from, to, what it was
+    cdef int32_t[:, ::1] journal
+    cdef int32_t journaled
     cdef int32_t takes, stamp
 
     def __init__(self, state, waiting=True):
@@ -115,6 +119,7 @@ cdef class Packer:
         self.order, self.tried = numpy.zeros(count + RUIN, numpy.int32), numpy.zeros(problem.attaches, numpy.int32)
         self.taken, self.taken_home = numpy.zeros(RUIN + 1, numpy.int32), numpy.zeros(RUIN + 1, numpy.int32)
         self.saved = numpy.zeros(problem.nodes + 1, numpy.int32)
+        self.journal = numpy.zeros((JOURNAL, 3), numpy.int32)
         self.racks = problem.racks
         server_rack = problem.attach[:problem.servers]
         self.rack_cpu_cap = numpy.bincount(server_rack, problem.cpu_cap, problem.racks).astype(numpy.int64)
@@ -154,39 +159,57 @@ cdef class Packer:
     cdef bint settle(self, int32_t node, int32_t spot) noexcept nogil:
         """Place a node; take it back unless nothing is violated, by some routes."""
         cdef fos_allocation *s = self.s
-        cdef int64_t before = fos_score(s), best, score
-        cdef int32_t i, edge, tail, head, place, count, choice, was, found
+        cdef int64_t before = fos_score(s)
+        cdef int32_t i, tail, head, mark = self.journaled
         if not fos_connects(s, node, spot):
             return False
         fos_place(s, node, spot)
-        best = fos_score(s)
-        if best == before:
+        if fos_score(s) == before:
             return True
         for i in range(s.touch_first[node], s.touch_first[node + 1]):
-            edge = s.touch[i]
-            tail, head = s.spot[s.tail[edge]], s.spot[s.head[edge]]
-            if tail < 0 or head < 0 or s.attach[tail] == s.attach[head]:
-                continue
-            place = fos_routes(s, s.attach[tail], s.attach[head])
-            count = s.pool[place] if place > 0 else 0
-            if count < 2 or not self.overflows(tail, head):
-                continue
-            was = fos_choice(s, tail, head, count)
-            found = was
-            for choice in range(count):
-                if choice == was:
-                    continue
-                fos_reroute(s, tail, head, choice)
-                score = fos_score(s)
-                if score < best:
-                    best, found = score, choice
-                    if best == before:
-                        break
-            fos_reroute(s, tail, head, found)
-            if best == before:
+            tail, head = s.spot[s.tail[s.touch[i]]], s.spot[s.head[s.touch[i]]]
+            if tail >= 0 and head >= 0 and self.overflows(tail, head) and self.redirect(tail, head, before):
                 return True
         fos_clear(s, node)
+        self.go_back(mark)
         return False
+
+    cdef bint redirect(self, int32_t tail, int32_t head, int64_t wanted) noexcept nogil:
+        """Send what flows between two spots by the route that overflows least; True if nothing does."""
+        cdef fos_allocation *s = self.s
+        cdef int32_t place = fos_routes(s, s.attach[tail], s.attach[head]), count, was, found, choice
+        cdef int64_t best = fos_score(s), score
+        count = s.pool[place] if place > 0 else 0
+        if count < 2 or self.journaled == JOURNAL:
+            return False
+        was = fos_choice(s, tail, head, count)
+        found = was
+        for choice in range(count):
+            if choice == was:
+                continue
+            fos_reroute(s, tail, head, choice)
+            score = fos_score(s)
+            if score < best:
+                best, found = score, choice
+                if best == wanted:
+                    break
+        fos_reroute(s, tail, head, found)
+        if found != was:
+            self.journal[self.journaled, 0] = tail
+            self.journal[self.journaled, 1] = head
+            self.journal[self.journaled, 2] = was
+            self.journaled += 1
+        return best == wanted
+
+    cdef void go_back(self, int32_t mark) noexcept nogil:
+        """Take back the changes of routes since the journal was `mark` long, the last first.
+
+        A service that is put back where it lay finds its links free only if they are the same.
+        """
+        while self.journaled > mark:
+            self.journaled -= 1
+            fos_reroute(self.s, self.journal[self.journaled, 0], self.journal[self.journaled, 1],
+                        self.journal[self.journaled, 2])
 
     cdef bint overflows(self, int32_t tail, int32_t head) noexcept nogil:
         """Say whether a link on the route between two spots carries too much."""
@@ -369,6 +392,7 @@ cdef class Packer:
         end = clock() + seconds
         size = numpy.asarray(self.size)
         for at, service in enumerate(sorted(self.unplaced, key=lambda service: -size[service])):
+            self.journaled = 0
             self.find_rack(service)
             if at % 64 == 0 and clock() > end:
                 break
@@ -401,13 +425,14 @@ cdef class Packer:
                 else:
                     node = s.member_next[node]
 
-    cdef void restore(self, int32_t count) noexcept nogil:
-        """Put the first `count` taken services back where they lay."""
+    cdef void restore(self, int32_t count, int32_t mark) noexcept nogil:
+        """Put the first `count` taken services back where they lay, over the routes of then."""
         cdef int32_t i, node, service
         for i in range(count):
             service = self.taken[i]
             if self.place_of[service] < 0:
                 self.remove(service)
+        self.go_back(mark)
         for i in range(count):
             service = self.taken[i]
             for node in range(self.s.node_first[service], self.s.node_first[service + 1]):
@@ -424,7 +449,7 @@ cdef class Packer:
         if the services that have no place afterwards are no larger than `limit`.
         """
         cdef fos_allocation *s = self.s
-        cdef int32_t rack, other = -1, i, j, k, taken
+        cdef int32_t rack, other = -1, i, j, k, taken, mark = self.journaled
         cdef double left, key
         cdef double keys[RUIN + 1]
         self.rounds += 1
@@ -464,7 +489,7 @@ cdef class Packer:
         if left > limit + TINY:
             if self.place_of[service] == RUNS:
                 self.remove(service)
-            self.restore(taken)
+            self.restore(taken, mark)
             return False
         return True
 
@@ -487,6 +512,7 @@ cdef class Packer:
                 for i in range(16):
                     if self.waits and self.rounds < end_round:
                         service = self.waiting[<int32_t> fos_random(self.s, <uint32_t> self.waits)]
+                        self.journaled = 0
                         self.round(service, 5, RUIN, self.size[service])
             self.check()
         return self.waits
@@ -506,6 +532,7 @@ cdef class Packer:
         cdef int32_t i
         cdef bint found
         self.wait_for(service)
+        self.journaled = 0
         with nogil:
             found = self.find_rack(service)
             for i in range(rounds):
@@ -513,6 +540,7 @@ cdef class Packer:
                     break
                 found = self.round(service, 1 + i * 4 // rounds, 1 + i * 8 // rounds, 0)
         if not found:
+            self.go_back(0)
             self.wait_no_more(service)
             self.place_of[service] = ABSENT
         self.check()

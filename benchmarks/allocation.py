@@ -76,14 +76,26 @@ def large(limit, counts=COUNTS):
 
 
 def spread(limit):
-    """12,000 services whose sources are dealt evenly to the I/O switches; and other seeds of the drawn ones."""
+    """12,000 services: sources dealt evenly to the I/O switches, other seeds of the drawn ones, and memory drawn too."""
     from flowos.cli.allocate_files import Instance
 
-    for seed, even in ((1, True), (2, True), (2, False), (3, False)):
-        instance = Instance.generate("large", 12000, seed, even)
+    for seed, even, memory in ((1, True, "fixed"), (2, True, "fixed"), (1, True, "uniform"), (2, False, "fixed"),
+                               (3, False, "fixed")):
+        instance = Instance.generate("large", 12000, seed, even, memory)
         for bound in (10, 11, 12, 13, 16, 20):
-            yield {"services": 12000, "seed": seed, "spread": even, "delay_bound": bound, "digest": instance.digest(),
-                   "runs": [solve(instance, bound, "packing", LIMIT)]}
+            yield {"services": 12000, "seed": seed, "spread": even, "memory": memory, "delay_bound": bound,
+                   "digest": instance.digest(), "runs": [solve(instance, bound, "packing", LIMIT)]}
+
+
+def drawn(limit):
+    """52 services on the basic platform with memory drawn from the ranges of table 3.1."""
+    from flowos.cli.allocate_files import Instance
+
+    for seed in range(1, 11):
+        instance = Instance.generate("basic", 52, seed, memory="uniform")
+        need = sum(node.memory for one in instance.services for node in one.modules())
+        yield {"services": 52, "seed": seed, "memory_needed": need, "memory": 40 * 2048,
+               "runs": [solve(instance, None, "packing", LIMIT)]}
 
 
 def objectives(limit):
@@ -171,7 +183,7 @@ def solution_nodes(allocator, name):
             for node in range(problem.node_first[number], problem.node_first[number + 1]) if problem.kind[node] != 0}
 
 
-PARTS = {"basic": basic, "large": large, "spread": spread, "objectives": objectives, "exact": exact, "online": online}
+PARTS = {"basic": basic, "large": large, "spread": spread, "drawn": drawn, "objectives": objectives, "exact": exact, "online": online}
 
 
 def run(tabu_limit, only):

@@ -11,6 +11,7 @@ def tables(result, source):
         made[f"table {number}"] = large([entry for entry in result["large"] if entry["services"] == count], theirs,
                                         result["tabu_limit"])
     made["spread"] = spread(result["spread"])
+    made["drawn"] = drawn(result["drawn"])
     made["objectives"] = objectives(result["objectives"])
     made["exact"] = exact(result["exact"])
     made["online"] = online(result["online"])
@@ -71,14 +72,20 @@ def large(entries, theirs, limit):
 
 
 def spread(entries):
-    """Give the table of 12,000 services, other seeds and even sources."""
+    """Give the table of 12,000 services: other seeds, even sources, drawn memory."""
     groups = {}
     for entry in entries:
-        groups.setdefault((entry["seed"], entry["spread"]), []).append(entry)
-    lines = [[str(seed), "evenly" if even else "drawn", *(outcome(entry["runs"][0]) for entry in group)]
-             for (seed, even), group in groups.items()]
+        groups.setdefault((entry["seed"], entry["spread"], entry["memory"]), []).append(entry)
+    lines = [[str(seed), "evenly" if even else "drawn", memory, *(outcome(entry["runs"][0]) for entry in group)]
+             for (seed, even, memory), group in groups.items()]
     bounds = [f"D{entry['delay_bound']}" for entry in next(iter(groups.values()))]
-    return rows(["seed", "sources", *bounds], lines)
+    return rows(["seed", "sources", "memory", *bounds], lines)
+
+
+def drawn(entries):
+    """Give the table of 52 services on the basic platform with drawn memory."""
+    lines = [[str(entry["seed"]), f"{entry['memory_needed'] / entry['memory']:.1%}", outcome(entry["runs"][0])] for entry in entries]
+    return rows(["seed", "memory needed, of all", "packing"], lines)
 
 
 def value(run, objective):

@@ -89,7 +89,7 @@ def test_verdicts_against_a_search_through_everything(seed):
     feasible = any(not evaluate(platform, made, one).violations for one in everything(platform, made))
     proof = prove(Problem(platform, made))
     assert not (proof and feasible), proof
-    ours = allocate(platform, made, time_limit=0.3)
+    ours = allocate(platform, made, time_limit=0.1)
     exact = allocate(platform, made, solver="exact", time_limit=20)
     assert exact.verdict == ("feasible" if feasible else "infeasible")
     assert ours.verdict in (("feasible",) if feasible else ("infeasible", "unknown"))
@@ -109,7 +109,7 @@ def test_objectives_against_the_optimum(seed):
     made = services(platform, 2 + seed % 2, seed)
     for objective, value, slack in (("delay", lambda report: report.total_delay, 0),
                                     ("max-bandwidth", lambda report: report.max_bandwidth, 2e-3)):
-        ours = allocate(platform, made, 13, objective, time_limit=1)
+        ours = allocate(platform, made, 13, objective, time_limit=0.4)
         exact = allocate(platform, made, 13, objective, time_limit=20, solver="exact")
         bounded = [one.bounded(13) for one in made]
         best = exact.statistics["objective_bound"]
@@ -218,6 +218,8 @@ def test_tabu_search_never_loses_what_it_found():
         seen.append(search.run(0.02))
         state._check()
     assert seen == sorted(seen, reverse=True) and seen[-1] < seen[0]
+    scores = [score for _, score in search.trace]
+    assert scores == sorted(scores, reverse=True) and scores[-1] == search.best
     again = State(state.problem)
     for node, spot in enumerate(search.best_spot.tolist()):
         again.place(node, spot)

@@ -72,7 +72,7 @@ def test_a_proof_is_the_answer(tmp_path, capsys):
 
 @pytest.mark.parametrize("objective", ["delay", "max-bandwidth"])
 def test_objectives(objective, capsys):
-    code, out, _ = run(capsys, "--generate", "basic", "--services", 12, "--objective", objective, "--time-limit", 1, "--json")
+    code, out, _ = run(capsys, "--generate", "basic", "--services", 12, "--objective", objective, "--time-limit", 0.5, "--json")
     report = json.loads(out)
     assert code == 0 and report["violations"]["total"] == 0
     name = {"delay": "total_delay", "max-bandwidth": "max_bandwidth"}[objective]

@@ -35,6 +35,8 @@ PACKING_SHARE = 0.7
 #: Steps of bisection of the largest share of bandwidth: 1/1024 is finer than one flow of 0.1 Gb/s in 10.
 BISECTIONS = 10
 
+#: Times that a service without place is allowed one unit of delay more, before its own bound is.
+LEVELS = 8
 #: Rounds of ruin and recreate that one service may cost that looks for a faster place.
 TIGHTEN_ROUNDS = 400
 
@@ -51,10 +53,13 @@ class _Watch:
 
     def note(self, phase, violations, unplaced=0):
         """Remember and show how far it is: seconds, what is done, total violations, services without place."""
-        seconds = round(time.monotonic() - self.begun, 3)
-        self.history.append((seconds, phase, violations, unplaced))
+        self.history.append((round(time.monotonic() - self.begun, 6), phase, violations, unplaced))
+        self.show(phase, violations, unplaced)
+
+    def show(self, phase, violations, unplaced=0):
+        """Show how far it is."""
         if self.progress is not None:
-            self.progress(seconds, phase, violations, unplaced)
+            self.progress(time.monotonic() - self.begun, phase, violations, unplaced)
 
 
 def allocate(platform, services, delay_bound=None, objective="feasible", time_limit=60.0, solver="packing", seed=1,
@@ -118,7 +123,9 @@ def _tabu(state, watch, statistics):
     search = Tabu(state)
     while search.best > 0 and watch.left() > 0:
         search.run(min(BEAT, watch.left()))
-        watch.note("tabu", search.best / UNIT)
+        watch.show("tabu", search.best / UNIT)
+    watch.history += [(round(at - watch.begun, 6), "tabu", score / UNIT, 0) for at, score in search.trace]
+    watch.note("tabu", search.best / UNIT)
     for node in numpy.flatnonzero(state.spot != search.best_spot).tolist():
         state.place(node, int(search.best_spot[node]))
     statistics["tabu_moves"] = search.moves
@@ -153,36 +160,31 @@ def _finish(state, packer, watch):
 
 
 def _least_delay(problem, seed, watch):
-    """Minimise the sum of delays: each service first asks for the least it can have, then for less and less less.
+    """Minimise the sum of delays: each service first asks for the least it could have alone on the platform.
 
-    A service that finds no place with its paths bounded by d is tried with d + 1, until its own
-    bound; those that still have none are repaired for.  The result is compared with the sum of what
-    each service takes at least, alone on the platform.
+    One that finds no place with its paths bounded by d is tried with d + 1, and so on up to its own
+    bound.  When all have a place, each that is slower than it could be looks for a faster one.  The
+    statistics tell the sum that was reached, and the sum of what each takes at least.
     """
     floor = least_delays(problem)
     own = problem.bound.copy()
     per_path = numpy.repeat(numpy.arange(problem.services), numpy.diff(problem.path_first))
     state = State(problem, seed)
-    target = numpy.minimum(own, floor[per_path]).astype(numpy.int32)
-    for path in range(problem.paths):
-        state.set_bound(path, int(target[path]))
+    for path, bound in enumerate(numpy.minimum(own, floor[per_path]).tolist()):
+        state.set_bound(path, bound)
     packer = Packer(state)
-    levels = 0
-    packer.fill(watch.left())
-    while packer.unplaced and watch.left() > 0:
-        if levels < 8:                        # a few rounds at each level; then the bounds go
-            packer.repair(min(watch.left(), watch.seconds / 32))
-        if not packer.unplaced:
+    for level in range(1, LEVELS + 1):
+        packer.fill(watch.left())
+        packer.repair(min(watch.left(), watch.seconds / (4 * LEVELS)))
+        watch.note("delay", None, len(packer.unplaced))
+        if not packer.unplaced or watch.left() <= 0:
             break
-        levels += 1
+        more = 1 if level < LEVELS else FREE
         for service in packer.unplaced:
             for path in range(problem.path_first[service], problem.path_first[service + 1]):
-                state.set_bound(path, min(int(own[path]), int(state.bound[path]) + 1 if levels < 8 else FREE))
-        packer.fill(watch.left())
-        watch.note("delay", None, len(packer.unplaced))
-        if levels >= 8:
-            _repair(packer, watch.begun + watch.seconds * PACKING_SHARE, watch)
-            break
+                state.set_bound(path, min(int(own[path]), int(state.bound[path]) + more))
+    packer.fill(watch.left())
+    _repair(packer, watch.begun + watch.seconds * PACKING_SHARE, watch)
     if not packer.unplaced:
         _tighten(problem, state, packer, floor, watch)
     for path in range(problem.paths):
@@ -231,7 +233,7 @@ def _least_bandwidth(problem, state, seed, watch):
     capacity = problem.capacity
     used = capacity > 0
     low = _least_share(problem)
-    bound, high, best = low, float((state.load[used] / capacity[used]).max()), state
+    bound, high, best = low, float((state.load[used] / capacity[used]).max(initial=0)), state
     for step in range(BISECTIONS):
         if high - low < 1e-9 or watch.left() <= 0:
             break
@@ -245,7 +247,7 @@ def _least_bandwidth(problem, state, seed, watch):
                 trial, packer = _pack(problem, seed, share)
                 if not packer.unplaced:
                     best = trial
-                    high = float((trial.load[used] / capacity[used]).max())
+                    high = float((trial.load[used] / capacity[used]).max(initial=0))
                     watch.note("bandwidth", high)
                     continue
         finally:
@@ -288,9 +290,9 @@ def solution_of(state, watch=None, statistics=None):
         way = [link for link in (int(problem.up[tail]), *state.route(tail, head), int(problem.down[head])) if link >= 0]
         paths[names[tail], names[head]] = (names[tail], *(links[link].head for link in way))
     over = _violations(state)
-    complete_ = (state.spot >= 0).all()
+    whole = bool((state.spot >= 0).all())
     statistics = dict(statistics or {})
     if watch is not None:
         statistics["seconds"] = round(time.monotonic() - watch.begun, 3)
         statistics["history"] = watch.history
-    return Solution("feasible" if complete_ and not over else "unknown", placement, paths, over, "", statistics)
+    return Solution("feasible" if whole and not over else "unknown", placement, paths, over, "", statistics)

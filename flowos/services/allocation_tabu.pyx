@@ -217,13 +217,15 @@ def complete(state):
 cdef class Tabu:
     """Algorithm 1 on a state in which everything lies; `run` goes on from where it stopped.
 
-    `best` is the least score seen and `best_spot` where the nodes lay then; `moves` counts moves.
+    `best` is the least score seen and `best_spot` where the nodes lay then; `moves` counts moves;
+    `trace` holds (time, score) of each improvement.
     """
 
     cdef fos_allocation *s
     cdef object state
     cdef readonly object best_spot
     cdef readonly int64_t best, moves
+    cdef readonly list trace
     cdef int64_t[::1] until
     cdef int64_t[::1] blame
     cdef int32_t[::1] best_view
@@ -231,18 +233,22 @@ cdef class Tabu:
     def __init__(self, state):
         self.state = state
         self.s = <fos_allocation *> PyCapsule_GetPointer(state.capsule, "fos_allocation")
-        self.best, self.best_spot = state.score, state.spot.copy()
+        self.best, self.best_spot, self.trace = state.score, state.spot.copy(), []
         self.best_view = self.best_spot
         self.until, self.blame = numpy.zeros(self.s.nodes, numpy.int64), numpy.zeros(self.s.nodes, numpy.int64)
 
     def run(self, seconds, clock=time.monotonic):
         """Search for some seconds or until nothing is violated; give the best score."""
+        cdef int64_t before
         end = clock() + seconds
         while self.best > 0 and clock() < end:
+            before = self.best
             with nogil:
                 self.step()
             if self.s.failed:
                 raise MemoryError
+            if self.best < before:
+                self.trace.append((clock(), self.best))
         return self.best
 
     cdef void step(self) noexcept nogil:

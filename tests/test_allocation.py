@@ -103,7 +103,7 @@ def test_the_tiny_instances_are_of_both_kinds():
     assert 3 <= sum(proof is None for proof in proofs) <= len(SEEDS) - 3
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_objectives_against_the_optimum(seed):
     platform = large_platform(2, 2, 1, 2)
     made = services(platform, 2 + seed % 2, seed)

@@ -189,6 +189,13 @@ FOS_INLINE const fos_edits *fos_stage_input(const fos_way *w, uint32_t k) {
     return NULL;
 }
 
+/* Bytes that edits put in at `off`, in front of what is there. */
+static uint64_t fos_inserted_at(const fos_edits *e, uint64_t off) {
+    uint64_t n = 0;
+    for (uint32_t i = !e ? 0 : off ? fos_edits_above(e, off - 1) : e->first; e && i < e->end && e->items[i].pos == off; i++) n += e->items[i].inserted;
+    return n;
+}
+
 /* How far stage k may go when the stream ends at `tail` (invariant 3): `skip` FOS_ALL means with all that
  * was inserted at `off`.  `depends` says on which stages before it depends, as bits. */
 static fos_at fos_stage_limit(const fos_way *w, uint32_t k, uint64_t tail, uint32_t depends) {
@@ -200,6 +207,7 @@ static fos_at fos_stage_limit(const fos_way *w, uint32_t k, uint64_t tail, uint3
         if (e->flags & FOS_STAGE_WRITES) limit = fos_at_least(limit, (fos_at){e->head, e->head == e->at.off ? FOS_ALL : 0});
         else if ((s->flags & FOS_STAGE_WRITES) || (depends >> j & 1)) {
             fos_at at = e->head < e->at.off ? (fos_at){e->head, 0} : e->at;
+            if (e->head == e->at.off && fos_inserted_at(fos_stage_input(w, j), at.off) <= at.skip) at.skip = FOS_ALL;
             limit = fos_at_least(limit, at);
         }
     }

@@ -25,10 +25,11 @@ from flowos.core.flowtable cimport FlowTable
 from flowos.core.decoding cimport Decoding
 from flowos.core.journal cimport FlowWindow, flow_window, give_back
 from flowos.core.lane cimport FOS_MAX_OUTLETS, FOS_MAX_ROUTES, FOS_MAX_STAGES, FOS_STAGE_WRITES, fos_lane, fos_outlet
-from flowos.core.lending cimport commit, forget, lane_at, offer, pooled, reshape, settle, settle_gone, stage_number, untouched
+from flowos.core.lending cimport commit, forget, lane_at, offer, pooled, settle, settle_gone, stage_number, untouched
 from flowos.core.merge cimport fos_lane_of, fos_lane_touch, fos_merge
 from flowos.core.port cimport Port
 from flowos.core.reframing cimport Reframer
+from flowos.core.reshaping cimport reshape
 from flowos.core.ring cimport fos_ring, fos_ring_slot
 from flowos.core.state cimport Core
 from flowos.core.window cimport LEVEL_DECODER, LEVEL_FRAME, LEVEL_IP, LEVEL_TRANSPORT, Window

@@ -1,4 +1,7 @@
 """The engine: ports, flows and modules put together."""
+import math
+import select
+import time
 from collections import namedtuple
 
 from flowos.config import Config
@@ -64,6 +67,8 @@ class Engine(BaseEngine):
         self._loaded = {}
         self._modules = []
         self._classifier = None
+        self._stopping = False
+        self._poll = None
 
     def __new__(cls, config=None):
         if config is not None and not isinstance(config, Config):
@@ -301,15 +306,41 @@ class Engine(BaseEngine):
     # ---- running --------------------------------------------------------------------------
 
     def run(self):
-        """Run until every port has ended and all data was delivered; Ctrl-C leaves what was done.
+        """Run until every port has ended and all data was delivered, or `stop` is called; Ctrl-C leaves what was done.
+
+        On connected ports it goes on until it is stopped, and sleeps while nothing comes.
 
         What a module raises is raised here, once the delivery under way is complete: running on loses
         and repeats nothing.  With `Config.isolate` it is kept in the attachment's `errors` instead.
         """
         if self.config.detect:
             self._load_decoders(None)
-        while self.step():
-            pass
+        self._stopping = False
+        before = self.packets
+        while self.step() and not self._stopping:
+            if self.connected and before == self.packets:
+                self._wait()
+            before = self.packets
+
+    def stop(self):
+        """Let `run` return after the step under way.  May be called by a module, a signal handler or another thread."""
+        self._stopping = True
+
+    def _wait(self):
+        """Sleep until a connected port has something or a timer is due; a fifth of a second at most."""
+        if self._poll is None:
+            self._poll = select.poll()
+            for port in self._inputs:
+                try:
+                    self._poll.register(port.fileno(), select.POLLIN)
+                except UsageError:            # a pipe in memory: nobody wakes us
+                    self._poll = False
+                    break
+        seconds = min(0.2, self.next_timer)
+        if self._poll:
+            self._poll.poll(max(0, math.ceil(seconds * 1000)))
+        else:
+            time.sleep(min(seconds, 0.001))
 
     def close(self):
         """End every connection, deliver what is left, tell the modules to stop, close the ports.

@@ -263,6 +263,7 @@ cdef extern from "loop.h" nogil:
         uint32_t iface_base
         int64_t tick_ns
         uint32_t lane_count
+        int64_t keep_deadline
         fos_list merged
         fos_lane *all_lanes
         fos_log log

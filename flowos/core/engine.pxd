@@ -52,6 +52,7 @@ cdef class BaseEngine:
     cdef int _check_core(self) except -1
     cdef int _reframe(self, uint32_t index) except -1
     cdef int _step_wired(self) except -1
+    cdef bint _wired_ended(self) except -1
     cdef int _decode(self, uint32_t index) except -1
     cdef int _call(self, Attachment a, uint32_t n) except -1
     cdef int _take(self, Attachment a, Window w, bint failed) except -1

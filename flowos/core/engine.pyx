@@ -26,10 +26,11 @@ from flowos.core.decoding cimport Decoding
 from flowos.core.journal cimport FlowWindow, flow_window, give_back
 from flowos.core.lane cimport FOS_MAX_OUTLETS, FOS_MAX_ROUTES, FOS_MAX_STAGES, FOS_STAGE_WRITES, fos_lane, fos_outlet
 from flowos.core.lending cimport (
-    commit, forget, lane_at, let_go, offer, pooled, reshape, settle, settle_gone, stage_number, untouched)
+    commit, forget, lane_at, let_go, offer, pooled, settle, settle_gone, stage_number, untouched)
 from flowos.core.merge cimport fos_lane_of, fos_lane_touch, fos_merge
 from flowos.core.port cimport Port
 from flowos.core.reframing cimport Reframer
+from flowos.core.reshaping cimport reshape
 from flowos.core.ring cimport fos_ring, fos_ring_slot
 from flowos.core.state cimport Core
 from flowos.core.window cimport LEVEL_DECODER, LEVEL_FRAME, LEVEL_IP, LEVEL_TRANSPORT, Window
@@ -488,6 +489,8 @@ cdef class BaseEngine:
         finally:
             self.busy = False
         self._check_core()
+        if self.ended:                        # a signal's handler closed the engine
+            return 0
         now = time.time_ns()
         if now > c.now:
             c.now = now
@@ -503,16 +506,43 @@ cdef class BaseEngine:
                     port.rx.head = port.rx.cur
         return taken
 
+    cdef bint _wired_ended(self) except -1:
+        """Have both of the connected ports ended, with all that came taken?"""
+        cdef Port port
+        for port in self.wired:
+            if not port.ended or port.rx.cur != port.rx.tail:
+                return False
+        return True
+
+    @property
+    def connected(self):
+        """Say whether the engine stands between two ports."""
+        return self.wired is not None
+
+    @property
+    def next_timer(self):
+        """Give the seconds until something is due although nothing comes: a retransmission, a hold limit, a tick."""
+        cdef fos_core *c = self.core.c
+        cdef int64_t now = time.time_ns(), due = now + SECOND
+        if c.keep_deadline and c.keep_deadline < due:
+            due = c.keep_deadline
+        if self.tick_at != NEVER and self.tick_at != -NEVER and self.tick_at < due:
+            due = self.tick_at
+        if c.lane_count and now + SECOND // 20 < due:    # what is held is looked at so often
+            due = now + SECOND // 20
+        return max(0, due - now) / 1e9
+
     def step(self):
         """Run until something was delivered or a few batches are done; say whether there is more to come.
 
-        On connected ports it takes what is there, without waiting, and there is always more to come.
+        On connected ports it takes what is there, without waiting, and there is more to come until both have ended.
         """
         cdef int taken
         if self.wired is not None and not self.ended:
             self._idle("step()")
-            self._step_wired()
-            return True
+            if not self._step_wired() and self._wired_ended():
+                self.finish()
+            return not self.ended
         if self.port is None:
             raise UsageError("the engine has no port: call add_port first")
         self._idle("step()")

@@ -1,5 +1,5 @@
 """How windows are lent and taken back (lending.pyx)."""
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from flowos.core.attachment cimport Attachment
 from flowos.core.core cimport fos_conn
@@ -11,7 +11,7 @@ from flowos.core.window cimport Window
 cdef Window pooled(Core core, Attachment a, uint32_t n)
 cdef uint32_t offer(Core core, list serving, Attachment a, uint32_t index, int direction, uint32_t n) except? 0xffffffff
 cdef int commit(Core core, list serving, Attachment a, Window w, bint failed) except -1
-cdef int reshape(Core core, list serving, fos_lane *lane) except -1
+cdef uint64_t units_end(Core core, Attachment a, uint32_t index, int dir)
 cdef int settle(Core core, list serving, Attachment a, uint32_t index, bint force) except -1
 cdef int let_go(Core core, Attachment a, fos_lane *lane, uint32_t k, int dir) except -1
 cdef int settle_gone(Core core, fos_lane *lane, uint32_t before) except -1

@@ -172,8 +172,10 @@ FOS_INLINE uint32_t fos_packet(fos_core *core, const fos_pkt *p) {
     if (FOS_LIKELY(proto == FOS_PROTO_UDP)) {
         fos_datagram_packet(core, index, c, FOS_CLASS_UDP, p);
     } else if (FOS_LIKELY(proto == FOS_PROTO_TCP)) {
+        uint8_t state = c->state;
         c->payload[dir] += p->paylen;
         fos_tcp_packet(core, index, c, p);
+        if (FOS_UNLIKELY(c->state != state) && core->limits.timeout_ns[c->state] < core->limits.timeout_ns[state]) fos_conn_retime(core, index);
         if (FOS_UNLIKELY(p->tcp_flags & (FOS_TCP_FIN | FOS_TCP_RST))) fos_packet_end(core, index, c);
     } else if (proto == FOS_PROTO_SCTP) {
         fos_sctp_packet(core, index, c, p);

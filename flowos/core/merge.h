@@ -344,6 +344,31 @@ static void fos_merge_datagram(fos_core *core, fos_lane *lane, int dir, const fo
     fos_edits_forget(&w->sent, &core->blocks, u->off + u->len);   /* nothing of a datagram comes again */
 }
 
+/* Send bytes that no packet brought, at a final offset, with the headers of the last packet that left. */
+static void fos_merge_make(fos_core *core, fos_lane *lane, int dir, uint64_t final, const fos_seg *segs, uint32_t count, uint64_t total,
+                           int64_t ts) {
+    const fos_way *w = &lane->way[dir];
+    fos_respun r = {.seq = fos_half_of(core, lane->index, dir)->origin + (uint32_t)final, .acks = w->acked, .q = w->acked_in,
+                    .final = w->acked_out, .ack = fos_half_of(core, lane->index, !dir)->origin + (uint32_t)w->acked_out};
+    uint8_t flags = (uint8_t)((w->template[w->template_l4 + 13] & ~(FOS_TCP_SYN | FOS_TCP_FIN | FOS_TCP_RST)) | FOS_TCP_PSH);
+    if (w->acked) flags |= FOS_TCP_ACK;
+    fos_merge_build(core, lane, dir, w->template, w->template_n, w->template_l3, w->template_l4, &r, flags, segs, count, total, 0, ts,
+                    w->link, w->iface);
+}
+
+/* A gap is passed: its bytes are nobody's to send, what was put among them leaves by itself. */
+static int fos_merge_gap(fos_core *core, fos_lane *lane, int dir, const fos_unit *u, int tcp, int64_t ts) {
+    fos_way *w = &lane->way[dir];
+    uint32_t before = w->sent.end - w->sent.first;
+    if (fos_merge_take(core, lane, dir, u->off + u->len, 1) < 0) return -1;
+    for (uint32_t i = w->sent.first + before; tcp && w->template_n && i < w->sent.end; i++) {
+        const fos_edit *e = &w->sent.items[i];
+        fos_seg seg = {.p = e->data, .n = e->inserted};
+        if (e->inserted) fos_merge_make(core, lane, dir, e->pos + (uint64_t)e->delta, &seg, 1, e->inserted, ts);
+    }
+    return 0;
+}
+
 /* Edits behind the last unit that left: they travel on a packet of their own. */
 static void fos_way_trailing(fos_core *core, fos_lane *lane, int dir, int64_t ts) {
     fos_way *w = &lane->way[dir];
@@ -362,11 +387,7 @@ static void fos_way_trailing(fos_core *core, fos_lane *lane, int dir, int64_t ts
         fos_merge_prune(core, w);
         return;
     }
-    fos_respun r = {.seq = h->origin + (uint32_t)final, .acks = w->acked, .q = w->acked_in, .final = w->acked_out,
-                    .ack = fos_half_of(core, lane->index, !dir)->origin + (uint32_t)w->acked_out};
-    uint8_t flags = (uint8_t)((w->template[w->template_l4 + 13] & ~(FOS_TCP_SYN | FOS_TCP_FIN | FOS_TCP_RST)) | FOS_TCP_PSH);
-    fos_merge_build(core, lane, dir, w->template, w->template_n, w->template_l3, w->template_l4, &r, flags, segs, count, total, 0, ts,
-                    w->link, w->iface);
+    fos_merge_make(core, lane, dir, final, segs, count, total, ts);
 }
 
 /* ---- parked packets leave -------------------------------------------------------------------------- */
@@ -475,7 +496,7 @@ static int fos_merge_next_unit(fos_core *core, fos_lane *lane, int dir, uint64_t
     const fos_unit *fin = NULL, *data = NULL;
     int tcp = c->key.proto == FOS_PROTO_TCP && !core->plans[c->flow].packets;
     if (u->kind == FOS_UNIT_GAP) {
-        if (fos_merge_take(core, lane, dir, u->off + u->len, !tcp) < 0) return 0;
+        if (fos_merge_gap(core, lane, dir, u, tcp, ts) < 0) return 0;
     } else if (w->keep && u->kind == FOS_UNIT_SYN) {
         ;                                     /* handshakes pass as they come */
     } else if (w->keep && u->kind == FOS_UNIT_FIN) {
@@ -599,7 +620,7 @@ FOS_INLINE int fos_merge_keeps(fos_core *core, fos_lane *lane) {
 static void fos_merge_entry(fos_core *core, const fos_transit *t) {
     fos_lane *lane = t->conn ? fos_lane_of(core, t->conn) : NULL;
     if (FOS_LIKELY(!lane)) {
-        if (FOS_UNLIKELY(t->flags & FOS_TRANSIT_AHEAD) && core->plans[core->table.conns[t->conn].flow].writes)
+        if (FOS_UNLIKELY(t->flags & (FOS_TRANSIT_AHEAD | FOS_TRANSIT_END)) && core->plans[core->table.conns[t->conn].flow].writes)
             lane = fos_merge_lane_at(core, t);
         if (FOS_LIKELY(!lane)) {
             FOS_COUNT(&core->counters, merged_unchanged);

@@ -9,6 +9,7 @@ from collections import deque
 from flowos.module import Module
 
 SWITCHING = 101            # the one 1xx status that is a final answer
+MOST_WAITING = 1024        # exchanges kept per connection: of a capture of one side none is ever over
 
 
 class Exchange:
@@ -118,6 +119,8 @@ class ExchangeModule(Module):
                     self.head(*begun)
         for exchange in talk.over():
             self.exchanged(connection, exchange)
+        while len(talk.waiting) > MOST_WAITING:
+            self.exchanged(connection, talk.waiting.popleft())
         if talk.waiting and talk.waiting[0].request is None:
             self.alone[connection.id] = connection
 

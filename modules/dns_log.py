@@ -24,7 +24,8 @@ RCODES = {
     0: "NOERROR", 1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED", 6: "YXDOMAIN", 7: "YXRRSET",
     8: "NXRRSET", 9: "NOTAUTH", 10: "NOTZONE",
 }
-MOST_WAITING = 256         # unanswered queries kept per connection: a flood of them is told at once
+MOST_WAITING = 256         # unanswered questions kept per connection: beyond, the oldest is told
+MOST_REPEATED = 16         # ... of one that is asked again and again
 
 
 class DnsLog(Module):
@@ -73,7 +74,10 @@ class DnsLog(Module):
                 del early[place]
                 self.emit(record(connection, ts, query, answered, response))
                 return
-        asked.setdefault(key, []).append((ts, query))
+        waiting = asked.setdefault(key, [])
+        waiting.append((ts, query))
+        if len(waiting) > MOST_REPEATED:
+            self.emit(record(connection, *waiting.pop(0), None, None))
         if len(asked) > MOST_WAITING:
             self.give_up(connection, asked)
 

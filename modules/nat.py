@@ -119,7 +119,8 @@ class Nat(Module):
 
     `ports` is the range handed out (`1024-65535`); `preserve` keeps the internal port where it is free;
     `filtering` says who may use a mapping from outside: anybody, addresses, or endpoints that it has talked to
-    (RFC 4787 REQ-8); hairpinning is on (REQ-9).  Connections that need no translation pass.  What cannot be
+    (RFC 4787 REQ-8); hairpinning is on (REQ-9).  Connections that need no translation pass; so does one that was
+    picked up midway with a packet from outside.  What cannot be
     translated is dropped and emitted: `ts`, `connection`, `proto`, `a`, `b`, `reason` ("no port is free", "no mapping",
     "filtered", "taken"); each new mapping is emitted too (`mapping`: inside and outside).
     """
@@ -188,6 +189,9 @@ class Nat(Module):
             mapping.live += 1
             mapping.idle_since = None
             self.idle.pop(mapping.inside, None)
+
+    def process(self, window):
+        pass                               # to be lent packets is to hear of their connections before the answers come
 
     def refuse(self, connection, reason):
         """Let nothing of a connection through."""

@@ -8,6 +8,8 @@ to try again (HelloRetryRequest, RFC 8446 section 4.1.4) has not answered yet.
 from flowos import Module
 from flowos.emit import ends
 
+MOST_HELLOS = 8            # kept per connection: a handshake has four at most
+
 
 class TlsLog(Module):
     """Emit a record per TLS handshake.
@@ -40,6 +42,8 @@ class TlsLog(Module):
                 # Without its client's, a server's hello waits: directions are lent one after the other.
                 if len(self.hellos[window.connection.id]) > 1:
                     self.settle(window.connection)
+                if len(self.hellos.get(window.connection.id, ())) > MOST_HELLOS:
+                    self.closed(window.connection, None)
 
     def settle(self, connection):
         """Tell a handshake that has both its last hellos; what comes after begins another one."""

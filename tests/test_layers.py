@@ -27,6 +27,8 @@ MAY_IMPORT = {
 PARTS = {"core", "decoders", "modules", "services", "cli", "module", "decoder", "errors"}
 # The core frames, defragments and reassembles by itself, so these words are its own as well.
 CORE_PROTOCOLS = {"ip4", "ip6", "tcp", "udp", "sctp", "icmp"}
+# Modules whose names are plain verbs, which any code may use.
+CORE_VERBS = {"extract", "mirror", "replace"}
 
 IMPORT = re.compile(
     r"^[ \t]*(?:from[ \t]+(?P<origin>[.\w]+)[ \t]+c?import[ \t]+(?P<names>\([^)]*\)|[^\n#;]+)"
@@ -221,7 +223,7 @@ def test_the_name_rule_can_fail():
 
 
 def test_the_core_names_no_decoder_and_no_module():
-    plugins = {path.stem for path in sources("decoders", "modules")} - {"__init__"} - CORE_PROTOCOLS
+    plugins = {path.stem for path in sources("decoders", "modules")} - {"__init__"} - CORE_PROTOCOLS - CORE_VERBS
     found = {str(path): names for path in sources("flowos/core") if (names := named_plugins(read(path), plugins))}
     assert not found
 

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 import flowos
-from conversations import exchange, records, save
+from conversations import datagram, exchange, records, save
 from flowos.modules.dns_log import DnsLog
 from flowos.modules.http_log import HttpLog
 from flowos.modules.tls_log import TlsLog
@@ -139,3 +139,26 @@ def test_tls_handshakes_are_tsharks(shared_pcaps, tshark, name):
     chosen = collections.Counter(record["cipher"] for record in ours if record["cipher"])
     assert suites - chosen == collections.Counter()
     assert any(record["answered"] for record in ours)
+
+
+def test_what_is_never_answered_takes_no_memory(tmp_path):
+    from flowos.exchanges import MOST_WAITING
+
+    requests = b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n" * (MOST_WAITING + 500)
+    log = HttpLog()
+    before_the_end = []
+    log.emit = before_the_end.append
+    with flowos.Engine(flowos.Config.offline(deliver_units=4)) as engine:
+        engine.add_port(save(tmp_path, exchange(requests, b"", close=False)))
+        engine.attach(log)
+        while engine.step() and not engine.finished:
+            assert all(len(talk.waiting) <= MOST_WAITING for talk in log.talks.values())
+    assert len(before_the_end) == MOST_WAITING + 500
+
+
+def test_a_question_asked_again_and_again_is_told(tmp_path):
+    query = bytes.fromhex("1234010000010000000000000161036f72670000010001")
+    packets = [datagram(query, b=("10.0.0.2", 53), at=number * 1000) for number in range(100)]
+    ours = logged(DnsLog(), save(tmp_path, packets))
+    assert [record["rcode"] for record in ours] == [None] * 100
+    assert [record["ts"] for record in ours] == sorted(record["ts"] for record in ours)

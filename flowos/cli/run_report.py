@@ -7,6 +7,7 @@ from .inspect_tables import PIPED_WIDTH, shown
 #: Counters of an attachment, in the order of the table's columns.
 COUNTERS = ("windows", "units", "bytes", "edits", "bytes_removed", "bytes_inserted", "drops", "held_released", "errors")
 MERGED = "merged_"
+LEFT = ("unchanged", "rewritten", "edited", "made")
 
 
 def summary(session):
@@ -18,7 +19,7 @@ def summary(session):
                     "first_ns": capture.first_ns, "last_ns": capture.last_ns},
         "output": session.output,
         "modules": [module_record(session, attachment, want) for attachment, want in session.attached],
-        "books": books(statistics),
+        "books": books(statistics) if session.output is not None else {},
         "counters": {name: value for name, value in statistics.items() if value},
     }
 
@@ -39,15 +40,12 @@ def module_record(session, attachment, want):
 def books(statistics):
     """Give the books of an in-line run (invariant 6): every packet that came left, or was dropped for a reason.
 
-    {} for a run without an output.  `balance` is what is not accounted for: always 0.
+    `left` is the sum of `unchanged`, `rewritten`, `edited` and `made`; `stayed` says why others did not.
     """
     merged = {name.removeprefix(MERGED): value for name, value in statistics.items() if name.startswith(MERGED)}
-    if not merged:
-        return {}
-    dropped = {name.removeprefix("dropped_"): value for name, value in merged.items()
-               if name.startswith("dropped_") and value}
-    left = {name: merged.get(name, 0) for name in ("unchanged", "rewritten", "made")}
-    return {"left": merged.get("packets", 0), **left, "dropped": dropped}
+    left = {name: merged.pop(name, 0) for name in LEFT}
+    merged.pop("spilled", None)            # they waited on the heap, and left
+    return {"left": merged.pop("packets", 0), **left, "stayed": {name: value for name, value in merged.items() if value}}
 
 
 def print_json(told):
@@ -82,9 +80,9 @@ def print_tables(told, out):
         console.print(table)
     if told["books"]:
         left = told["books"]
-        console.print(f"{left['left']:,} packets left: {left['unchanged']:,} unchanged, {left['rewritten']:,} rewritten, "
-                      f"{left['made']:,} made" + "".join(f"; {count:,} dropped ({reason})"
-                                                         for reason, count in left["dropped"].items()))
+        parts = ", ".join(f"{left[name]:,} {name}" for name in LEFT)
+        stayed = "".join(f"; {count:,} stayed ({reason.replace('_', ' ')})" for reason, count in left["stayed"].items())
+        console.print(f"{left['left']:,} packets left: {parts}{stayed}")
     out.flush()
 
 

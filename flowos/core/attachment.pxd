@@ -12,6 +12,7 @@ cdef class Attachment:
     cdef uint32_t classes
     cdef bint whole_flow               # scope "flow"
     cdef bint writes                   # mode RDWR
+    cdef bint same_length              # ... but messages whose framing tells their length keep it
     cdef object decoder                # name of the decoder whose units it works on, or None
     cdef object kinds                  # of these units only those of a kind: its name and number; None: all
     cdef int end_kind                  # number of the decoder's kind "end", or -1

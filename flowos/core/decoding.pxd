@@ -40,6 +40,7 @@ cdef class Decoding:
     cdef readonly object name
     cdef object decoder
     cdef dict kinds            # names of the decoder's kinds of units
+    cdef int body_kind         # number of the kind "body"; -1: there is none; 0: not looked up yet
     cdef Decoder native
     cdef fos_stream up[2]      # by direction of the key
     cdef packet_marks packets[2]

@@ -21,6 +21,7 @@ cdef class BaseEngine:
     cdef list serving                  # those that the delivery under way is for
     cdef list names                    # of the flows, by number; 0: none
     cdef list free_numbers             # of flows that were deleted
+    cdef list reframers                # by number of flow: a Reframer, or None
     cdef list wired                    # two ports that are connected, or None
     cdef list outputs                  # ports that packets leave by
     cdef uint64_t serials              # attachments made so far
@@ -49,6 +50,7 @@ cdef class BaseEngine:
     cdef bint due(self) noexcept nogil
     cdef int deliver(self) except -1
     cdef int _check_core(self) except -1
+    cdef int _reframe(self, uint32_t index) except -1
     cdef int _step_wired(self) except -1
     cdef int _decode(self, uint32_t index) except -1
     cdef int _call(self, Attachment a, uint32_t n) except -1

@@ -25,9 +25,10 @@ from flowos.core.flowtable cimport FlowTable
 from flowos.core.decoding cimport Decoding
 from flowos.core.journal cimport FlowWindow, flow_window, give_back
 from flowos.core.lane cimport FOS_MAX_OUTLETS, FOS_MAX_ROUTES, FOS_MAX_STAGES, FOS_STAGE_WRITES, fos_lane, fos_outlet
-from flowos.core.lending cimport commit, forget, lane_at, offer, pooled, settle, let_go, settle_gone, stage_number
+from flowos.core.lending cimport commit, forget, lane_at, let_go, offer, pooled, settle, settle_gone, stage_number, untouched
 from flowos.core.merge cimport fos_lane_of, fos_lane_touch, fos_merge
 from flowos.core.port cimport Port
+from flowos.core.reframing cimport Reframer
 from flowos.core.ring cimport fos_ring, fos_ring_slot
 from flowos.core.state cimport Core
 from flowos.core.window cimport LEVEL_DECODER, LEVEL_FRAME, LEVEL_IP, LEVEL_TRANSPORT, Window
@@ -41,6 +42,7 @@ cdef dict LEVELS = {
     "udp": (LEVEL_TRANSPORT, FOS_CLASS_UDP), "sctp": (LEVEL_TRANSPORT, FOS_CLASS_SCTP),
     "icmp": (LEVEL_TRANSPORT, FOS_CLASS_ICMP),
 }
+cdef uint64_t REFRAMER = 0xffffffffffffffff   # the serial of a flow's stage that keeps messages valid
 cdef int64_t NEVER = 0x7fffffffffffffff
 cdef int64_t SECOND = 1_000_000_000
 cdef int64_t CLOCK_SET_BACK = 3600 * SECOND   # as the core sees it (loop.h)
@@ -72,6 +74,7 @@ cdef class BaseEngine:
         self.decoder_classes = {}
         self.decoder_errors = []
         self.outputs = []
+        self.reframers = [None]
         self.nothing = Decoding(self.core, 0, [], self.decoder_errors)
         self.tick_at = self.ticking = NEVER
         self.batch = config.batch
@@ -174,6 +177,7 @@ cdef class BaseEngine:
             number = len(self.names)
             self.names.append(name)
             self.flow_decoders.append({})
+            self.reframers.append(None)
         self.core.flow_names = tuple(self.names)
         self.plan_flow(number)
         return number
@@ -220,6 +224,8 @@ cdef class BaseEngine:
             raise UsageError(f"{type(module).__name__}: scope 'flow' is read-only, mode is {module.mode!r}")
         if a.writes and (a.classes & ~FOS_CLASS_SCTP) == 0:
             raise UsageError(f"{type(module).__name__}: SCTP cannot be edited: its chunks are under a checksum of the whole packet")
+        a.same_length = (a.lvl == LEVEL_DECODER and a.kinds is not None and "body" in a.kinds and not getattr(module, "resizes", False)
+                         and hasattr(self.decoder_classes[name], "framing"))
         self.serials += 1
         a.serial = self.serials
         a.fail = getattr(module, "fail", "open")
@@ -313,6 +319,7 @@ cdef class BaseEngine:
         journals = 0
         levels = set()
         decoders = {}
+        resizes = None
         for a in self.attachments:
             if a.flow is not None and a.flow != f:
                 continue
@@ -337,12 +344,24 @@ cdef class BaseEngine:
             if a.lvl == LEVEL_DECODER:
                 plan.events = 1
                 self._add_decoder(decoders, a.decoder)
+                if a.writes and getattr(a.module, "resizes", False) and hasattr(self.decoder_classes[a.decoder], "framing"):
+                    resizes = a if resizes is None else resizes
         if self.config.detect:
             for protocol in self.decoder_classes:
                 self._add_decoder(decoders, protocol)
             for bit in decoders:
                 plan.units |= <uint32_t>bit
             plan.events |= 1 if decoders else 0
+        if resizes is None or plan.stage_count == FOS_MAX_STAGES:
+            self.reframers[f] = None
+        else:                                 # a last stage of the system's own keeps messages valid
+            if self.reframers[f] is None or self.reframers[f].decoder != (<Attachment>resizes).decoder:
+                self.reframers[f] = Reframer(self.core, (<Attachment>resizes).decoder, self.decoder_classes[(<Attachment>resizes).decoder].framing,
+                                             (<Attachment>resizes).hold_ns, (<Attachment>resizes).hold_bytes)
+            plan.stage[plan.stage_count].serial = REFRAMER
+            plan.stage[plan.stage_count].order = 0x7fffffff
+            plan.stage[plan.stage_count].flags = FOS_STAGE_WRITES
+            plan.stage_count += 1
         plan.journals = journals
         for i in range(FOS_MAX_JOURNALS):     # rows of a module that went in the middle are nobody's
             plan.journal[i].count = 0
@@ -712,6 +731,9 @@ cdef class BaseEngine:
         cdef Attachment a
         cdef uint32_t i
         cdef int k, dir
+        for i in range(self.ready_count):
+            if self.reframers[c.table.conns[self.ready[i]].flow] is not None:
+                self._reframe(self.ready[i])
         if not c.lane_count:
             return
         for i in range(self.ready_count):
@@ -724,6 +746,8 @@ cdef class BaseEngine:
         self.held_checked = c.now
         lane = c.all_lanes
         while lane != NULL:
+            if self.reframers[c.table.conns[lane.index].flow] is not None:
+                self._reframe(lane.index)
             for a in self.serving:
                 k = stage_number(lane, a)
                 if k < 0:
@@ -734,6 +758,28 @@ cdef class BaseEngine:
                         fos_lane_touch(c, lane)
                         fos_make_ready(c, lane.index, &c.table.conns[lane.index])   # later stages have something new
             lane = lane.all_next
+
+    cdef int _reframe(self, uint32_t index) except -1:
+        """Keep a connection's messages valid: its heads wait for their bodies."""
+        cdef fos_core *c = self.core.c
+        cdef fos_conn *conn = &c.table.conns[index]
+        cdef fos_plan *plan = &c.plans[conn.flow]
+        cdef Reframer reframer = <Reframer>self.reframers[conn.flow]
+        cdef fos_lane *lane = fos_lane_of(c, index)
+        cdef void *held = c.table.cold[index].decoding
+        cdef uint32_t k
+        if untouched(conn) or not plan.stage_count or plan.stage[plan.stage_count - 1].serial != REFRAMER:
+            return 0
+        if lane == NULL:                      # only what speaks the protocol is looked after
+            if held == NULL or (<Decoding>held).decoder is None or (<Decoding>held).name != reframer.decoder:
+                return 0
+            lane = lane_at(self.core, self.serving, index, plan.stage_count - 1)
+        for k in range(lane.stage_count):
+            if lane.way[0].stages[k].serial == REFRAMER:
+                settle_gone(self.core, lane, k)
+                reframer.work(lane, k, self.aborting or (conn.flags & FOS_CONN_CLOSED) != 0)
+                fos_lane_touch(c, lane)
+        return 0
 
     def _merge(self):
         """Let packets leave."""
@@ -867,6 +913,8 @@ cdef class BaseEngine:
             for a in self.attachments:
                 if a.states:
                     a.states.pop(index, None)
+            if self.reframers[c.table.conns[index].flow] is not None:
+                self.reframers[c.table.conns[index].flow].forget(index)
             if c.table.cold[index].handle != NULL:
                 (<Connection>c.table.cold[index].handle).settle()
             decoding = c.table.cold[index].decoding

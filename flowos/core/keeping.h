@@ -12,6 +12,7 @@
  * time stamps stay each side's own.  Bytes that left before belong to their sender: until they are
  * acknowledged, its retransmissions and their acknowledgements pass.  Final offsets are those of what
  * leaves, original ones those of what came (splice.h).  Writer: the engine loop.
+ * The file is long because a sender's timers, windows and repairs are one machine.
  */
 #ifndef FOS_KEEPING_H
 #define FOS_KEEPING_H

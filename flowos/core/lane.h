@@ -70,6 +70,7 @@ typedef struct fos_way {
     uint16_t mss;             /* largest payload to send, 0: not known */
     uint8_t acked;            /* acked_in and acked_out are valid */
     uint8_t fin_gone;
+    uint8_t forgot;           /* some of `sent` is forgotten: the map is right from its first edit on */
     uint8_t template_l3;
     uint8_t template_l4;
     uint16_t template_n;      /* bytes of the template, 0: none yet */

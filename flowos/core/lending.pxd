@@ -2,6 +2,7 @@
 from libc.stdint cimport uint32_t
 
 from flowos.core.attachment cimport Attachment
+from flowos.core.core cimport fos_conn
 from flowos.core.lane cimport fos_lane, fos_way
 from flowos.core.state cimport Core
 from flowos.core.window cimport Window
@@ -16,4 +17,5 @@ cdef int settle_gone(Core core, fos_lane *lane, uint32_t before) except -1
 cdef fos_lane *lane_at(Core core, list serving, uint32_t index, uint32_t start) except NULL
 cdef int prepare(Core core, list serving, fos_lane *lane, uint32_t start) except -1
 cdef int stage_number(fos_lane *lane, Attachment a) noexcept
+cdef bint untouched(const fos_conn *conn) noexcept
 cdef int forget(Core core, list serving, uint32_t index) except -1

@@ -6,6 +6,7 @@
 `offer` makes the windows of one attachment on one direction of a connection, `commit` takes one back
 with its edits and what it released, `settle` lets the stage pass what is not of its level, `forget`
 frees what all stages and the merger are done with.  Called by the engine only, in the pipeline's order.
+The file is long because these share one way of reading where a stage stands.
 """
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -21,6 +22,9 @@ from flowos.core.unit cimport *
 from flowos.core.window cimport LEVEL_DECODER, LEVEL_TRANSPORT, Window
 
 from flowos.core.errors import LimitError, UsageError
+
+
+cdef uint64_t REFRAMER = 0xffffffffffffffff   # the serial of the stage that keeps messages valid
 
 
 cdef Window pooled(Core core, Attachment a, uint32_t n):
@@ -46,6 +50,11 @@ cdef Decoding decoding_of(Core core, uint32_t index):
     """The decoders' state of a connection, or None."""
     cdef void *held = core.c.table.cold[index].decoding
     return <Decoding>held if held != NULL else None
+
+
+cdef bint untouched(const fos_conn *conn) noexcept:
+    """What nobody edits or holds: packets in tunnels, and SCTP, whose chunks are under a checksum of the whole packet."""
+    return conn.depth & FOS_DEPTH_SHARED or conn.key.proto == 132
 
 
 cdef inline bint reads(Attachment a, Decoding decoding):
@@ -134,7 +143,7 @@ cdef void dress(Core core, Attachment a, Window w, uint32_t index, int dir, Deco
     w.decoding = decoding
     w.protocol = a.protocol
     w.attachment = a
-    w.writes = a.writes and not conn.depth & FOS_DEPTH_SHARED
+    w.writes = a.writes and not untouched(conn)
     w.kinds = a.kinds
     w.now = core.c.now
     w.complete = ends(core, index, dir)
@@ -433,7 +442,7 @@ cdef int commit(Core core, list serving, Attachment a, Window w, bint failed) ex
     cdef uint32_t g
     cdef bint datagram = False
     cdef bytes data
-    if core.c.table.conns[w.index].depth & FOS_DEPTH_SHARED:
+    if untouched(&core.c.table.conns[w.index]):
         return 0                              # its frames left as they came, whoever holds what is in them
     if failed:
         edits = [edit for edit in edits or () if w.asked and edit[1] <= kept]
@@ -464,6 +473,9 @@ cdef int commit(Core core, list serving, Attachment a, Window w, bint failed) ex
             if i < done:
                 raise UsageError(f"edits overlap at {w.offset + i}: the one before ends at {w.offset + done}")
             done = j
+            if a.same_length and len(data) != <Py_ssize_t>(j - i):
+                raise UsageError(f"{a.name} changes the length of a {a.protocol} by an edit at {w.offset + i}: "
+                                 f"that takes resizes = True")
             if datagram and i == j == total:
                 if not total:
                     core.c.counters.v[FOS_C_edits_refused] += 1
@@ -632,7 +644,7 @@ cdef int settle(Core core, list serving, Attachment a, uint32_t index, bint forc
     cdef fos_at limit
     cdef uint64_t covered
     cdef int k, dir
-    if conn.depth & FOS_DEPTH_SHARED:
+    if untouched(conn):
         return 0
     cdef bint hears = (a.classes & fos_class_of(conn.key.proto)) != 0 and not a.detached
     if lane == NULL:
@@ -771,6 +783,8 @@ cdef int forget(Core core, list serving, uint32_t index) except -1:
                 upto = st.unit
         for k in range(<int>lane.stage_count):
             least = min(least, lane.way[dir].stages[k].at.off)
+            if lane.way[dir].stages[k].serial == REFRAMER:
+                least_up = min(least_up, lane.way[dir].stages[k].unit)
         while upto > s.head_index:            # what lies at or behind the least place stays
             u = fos_stream_unit(s, upto - 1)
             if u.off + u.len <= least:

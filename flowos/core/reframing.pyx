@@ -1,0 +1,215 @@
+"""Messages stay valid under edits: the last stage of a flow whose modules resize them.
+
+    edits of the last module ──► units with their edits ──► the decoder's framing ──► edits that are final
+
+A decoder whose class has `framing` knows how its messages tell their length; when a module changes
+it, the framing gives the corrections, and says how far the stream may leave: a head waits for its
+body, until the hold limit.  To the core it is a stage like any other, behind all modules (lane.h).
+The contract of `framing` is in docs/http-framing.md.
+"""
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from flowos.core.core cimport *
+from flowos.core.decoding cimport Decoding
+from flowos.core.lane cimport *
+from flowos.core.state cimport Core
+from flowos.core.unit cimport *
+
+from flowos.core.errors import LimitError
+
+cdef extern from "splice.h" nogil:
+    int fos_edits_put(fos_edits *e, fos_blocks *blocks, uint64_t pos, uint64_t removed, const uint8_t *data, uint64_t n)
+
+
+cdef bytes between(Core core, uint32_t index, int dir, uint64_t start, uint64_t end):
+    """The original bytes [start, end), which the stream holds."""
+    cdef fos_stream *s = fos_half_of(core.c, index, dir).stream
+    cdef bytes data = PyBytes_FromStringAndSize(NULL, end - start)
+    cdef char *out = PyBytes_AS_STRING(data)
+    cdef fos_unit *u
+    cdef uint64_t i, low, high
+    for i in range(s.head_index, s.tail_index):
+        u = fos_stream_unit(s, i)
+        low, high = max(start, u.off), min(end, u.off + u.len)
+        if low < high and u.kind != FOS_UNIT_GAP:
+            memcpy(out + (low - start), u.frame + u.payload + (low - u.off), high - low)
+        if u.off >= end:
+            break
+    return data
+
+
+cdef class Side:
+    """What was fed of one direction."""
+
+
+cdef class Reframer:
+    """The framing of one decoder's messages, on every connection of a flow."""
+
+    def __init__(self, core, decoder, framing, hold_ns, hold_bytes):
+        self.core = core
+        self.decoder = decoder
+        self.framing = framing
+        self.hold_ns = hold_ns
+        self.hold_bytes = hold_bytes
+        self.pairs = {}
+
+    def forget(self, index):
+        """The connection is over."""
+        self.pairs.pop(index, None)
+
+    cdef int work(self, fos_lane *lane, uint32_t k, bint force) except -1:
+        """Let the stage go on as far as the framing allows; `force`: nothing more comes."""
+        self.one_way(lane, k, 0, force)
+        return self.one_way(lane, k, 1, force)
+
+    cdef int one_way(self, fos_lane *lane, uint32_t k, int dir, bint force) except -1:
+        cdef fos_core *c = self.core.c
+        cdef fos_way *way = &lane.way[dir]
+        cdef fos_stage *st = &way.stages[k]
+        cdef fos_half *h = fos_half_of(c, lane.index, dir)
+        cdef fos_stream *s = h.stream
+        cdef const fos_edits *given = fos_stage_input(way, k)
+        cdef void *held = c.table.cold[lane.index].decoding
+        cdef Decoding decoding = <Decoding>held if held != NULL else None
+        cdef fos_at limit
+        cdef fos_unit *u
+        cdef Side side
+        cdef uint64_t start, end, covered
+        if s == NULL:
+            return 0
+        limit = fos_stage_limit(way, k, s.tail_off, 0)
+        if decoding is None or decoding.over or decoding.failed or (decoding.decoder is not None and decoding.name != self.decoder):
+            return self.pass_on(lane, k, dir, limit)
+        if decoding.decoder is None:
+            return self.pass_on(lane, k, dir, limit) if force else 0
+        sides = self.pairs.get(lane.index)
+        if sides is None:
+            sides = self.pairs[lane.index] = [Side.__new__(Side), Side.__new__(Side)]
+            (<Side>sides[0]).framing, (<Side>sides[1]).framing = self.framing.pair()
+            for d in range(2):
+                (<Side>sides[d]).fed = lane.way[d].stages[k].at.off
+                (<Side>sides[d]).unit = decoding.up[d].head_index
+        side = <Side>sides[dir]
+        covered = st.at.off
+        while True:
+            u = fos_stream_unit(&decoding.up[dir], max(side.unit, decoding.up[dir].head_index))
+            if u == NULL:
+                break
+            side.unit = max(side.unit, decoding.up[dir].head_index)
+            start, end = max(u.start, side.fed), min(u.end, limit.off)
+            if u.start > limit.off or (end < u.end and u.kind != body_kind(decoding)) or start > end:
+                if start > end and u.end <= side.fed:
+                    side.unit += 1
+                    continue
+                break
+            if start == end and u.end > end:
+                break
+            covered = self.feed(side, way, st, u, start, end, given, lane.index, dir, decoding)
+            if end < u.end:
+                break
+            side.unit += 1
+        if side.framing.holding:
+            if not side.since:
+                side.since = c.now if c.now else 1
+            if force or limit.off - st.at.off > self.hold_bytes or c.now - side.since >= self.hold_ns:
+                c.counters.v[FOS_C_windows_hold_limit] += 1
+                covered = self.final(st, side.framing.limit())
+                side.since = 0
+        else:
+            side.since = 0
+        if (force or h.flags & FOS_HALF_FIN_DONE) and not side.ended and side.fed >= s.tail_off:
+            side.ended = True
+            covered = self.final(st, side.framing.finish())
+        if side.ended or (force and side.fed >= s.tail_off):
+            covered = max(covered, limit.off)
+        if covered > st.at.off:
+            st.at.off = covered
+            st.at.skip = 0
+        if st.at.off >= s.tail_off and limit.skip and h.flags & FOS_HALF_FIN_DONE:
+            st.at.skip = 0
+        st.head = st.out.shown = st.at.off
+        st.unit = side.unit
+        return 0
+
+    cdef uint64_t feed(self, Side side, fos_way *way, fos_stage *st, fos_unit *u, uint64_t start, uint64_t end,
+                       const fos_edits *given, uint32_t index, int dir, Decoding decoding) except? 0xffffffffffffffff:
+        """Feed [start, end) of a unit with the edits in it."""
+        cdef uint32_t i, seen = 0
+        cdef uint64_t pos, removed
+        cdef bint body = u.kind == body_kind(decoding), inside
+        edits = []
+        if side.carry and start == side.fed:
+            removed = min(side.carry, end - start)
+            if removed:
+                edits.append((start, removed, b""))
+            side.carry -= removed
+        if given != NULL:
+            for i in range(given.first, given.end):
+                pos = given.items[i].pos
+                if pos < side.fed:
+                    continue
+                if pos == side.fed:
+                    seen += 1
+                    if seen <= side.taken:
+                        continue
+                inside = pos < end or (pos == end and (body or start == end))
+                if not inside:
+                    break
+                removed = min(given.items[i].removed, end - pos)
+                side.carry = given.items[i].removed - removed
+                edits.append((pos, removed, PyBytes_FromStringAndSize(<const char *>given.items[i].data, given.items[i].inserted)
+                              if given.items[i].inserted else b""))
+        if end > side.fed:
+            side.taken = 0
+        if given != NULL:
+            seen = 0
+            for i in range(given.first, given.end):
+                if given.items[i].pos == end and (body or start == end):
+                    seen += 1
+            if end > side.fed or seen > side.taken:
+                side.taken = seen
+        side.fed = end
+        data = between(self.core, index, dir, u.start, u.end) if not body and u.end > u.start else None
+        return self.final(st, side.framing.take(u.kind, start, end, u.message, merged(edits), data))
+
+    cdef uint64_t final(self, fos_stage *st, answer) except? 0xffffffffffffffff:
+        """Put the edits that are final behind the stage's own."""
+        cdef bytes data
+        edits, covered = answer
+        for pos, removed, data in edits:
+            if fos_edits_put(&st.out, &self.core.c.blocks, pos, removed, <const uint8_t *>PyBytes_AS_STRING(data), len(data)):
+                raise LimitError("no memory for the edits of a connection")
+        return covered
+
+    cdef int pass_on(self, fos_lane *lane, uint32_t k, int dir, fos_at limit) except -1:
+        """Not this decoder's: what the modules released goes on as it is."""
+        cdef fos_way *way = &lane.way[dir]
+        cdef fos_stage *st = &way.stages[k]
+        if fos_stage_take(st, &self.core.c.blocks, fos_stage_input(way, k), limit, FOS_TAKE_PASS):
+            raise LimitError("no memory for the edits of a connection")
+        st.head = st.out.shown = st.at.off
+        return 0
+
+
+cdef list merged(list edits):
+    """Edits at one offset as one: what they insert in their order, what they take away once."""
+    cdef list out = []
+    last = None
+    for pos, removed, data in edits:
+        if last is not None and last[0] == pos:
+            last[1] += removed
+            last[2] += data
+        elif removed or data:
+            last = [pos, removed, data]
+            out.append(last)
+    return [tuple(edit) for edit in out]
+
+
+cdef int body_kind(Decoding decoding) except -2:
+    """Number of the decoder's kind "body", or -1."""
+    if decoding.body_kind == 0:
+        decoding.kind_name(0)
+        decoding.body_kind = {name: number for number, name in decoding.kinds.items()}.get("body", -1)
+    return decoding.body_kind

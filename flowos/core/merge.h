@@ -99,15 +99,19 @@ static void fos_merge_respin(const fos_core *core, const fos_lane *lane, int dir
     r->changed = r->seq != seq || r->ack != ack || r->edge_count;
 }
 
+/* Keep a packet's headers, n bytes: what is made later bears them. */
+static void fos_merge_template(fos_way *w, const uint8_t *frame, uint32_t l3, uint32_t l4, uint32_t n) {
+    if (n > FOS_TEMPLATE_ROOM || l3 >= 256 || l4 >= 256) return;
+    memcpy(w->template, frame, n);
+    w->template_n = (uint16_t)n;
+    w->template_l3 = (uint8_t)l3;
+    w->template_l4 = (uint8_t)l4;
+}
+
 static void fos_merge_note(fos_core *core, fos_lane *lane, int dir, const uint8_t *frame, uint32_t l3, uint32_t l4, uint32_t n,
                            const fos_respun *r) {
     fos_way *w = &lane->way[dir], *back = &lane->way[!dir];
-    if (n <= FOS_TEMPLATE_ROOM && l3 < 256 && l4 < 256) {
-        memcpy(w->template, frame, n);
-        w->template_n = (uint16_t)n;
-        w->template_l3 = (uint8_t)l3;
-        w->template_l4 = (uint8_t)l4;
-    }
+    fos_merge_template(w, frame, l3, l4, n);
     if (r->acks && (!w->acked || r->q > w->acked_in)) {
         w->acked = 1;
         w->acked_in = r->q;
@@ -368,6 +372,9 @@ static int fos_merge_gap(fos_core *core, fos_lane *lane, int dir, const fos_unit
     fos_way *w = &lane->way[dir];
     uint32_t before = w->sent.end - w->sent.first;
     if (fos_merge_take(core, lane, dir, u->off + u->len, 1) < 0) return -1;
+    const fos_unit *behind = fos_stream_unit(fos_half_of(core, lane->index, dir)->stream, w->next_unit + 1);
+    if (tcp && !w->template_n && behind && behind->frame)
+        fos_merge_template(w, behind->frame, behind->l3, behind->l4, behind->l4 + fos_tcp_header_len(behind->frame + behind->l4));
     for (uint32_t i = w->sent.first + before; tcp && w->template_n && i < w->sent.end; i++) {
         const fos_edit *e = &w->sent.items[i];
         fos_seg seg = {.p = e->data, .n = e->inserted};
@@ -407,6 +414,7 @@ static void fos_merge_bare(fos_core *core, fos_lane *lane, int dir, fos_transit 
             t->off = (int64_t)fos_raw_offset(h, fos_be32(t->frame + t->l4 + 4), w->gone);
             t->flags |= FOS_TRANSIT_OFF;
         }
+        if (!w->template_n) fos_merge_template(w, t->frame, t->l3, t->l4, t->l4 + fos_tcp_header_len(t->frame + t->l4));
         fos_way_trailing(core, lane, dir, ts);
         w->fin_gone = 1;
     }

@@ -137,6 +137,16 @@ static int fos_merge_due(const fos_lane *lane, const fos_way *w, const fos_edit 
     return 1;
 }
 
+/* Does a later reader still hold what was put in at `end`?  A FIN there must wait for it. */
+static int fos_merge_edits_wait(const fos_lane *lane, const fos_way *w, uint64_t end) {
+    const fos_edits *edits = fos_way_edits(w, lane->stage_count);
+    if (!edits || !fos_edits_count(edits)) return 0;
+    uint64_t inserted = fos_inserted_at(edits, end);
+    for (uint32_t k = lane->stage_count; inserted && k-- && !(w->stages[k].flags & FOS_STAGE_WRITES);)
+        if (w->stages[k].at.off < end || (w->stages[k].at.off == end && w->stages[k].at.skip < inserted)) return 1;
+    return 0;
+}
+
 /* Move the edits that go with the bytes up to `end` to `sent`: how many, or -1 without memory. */
 static int fos_merge_take(fos_core *core, fos_lane *lane, int dir, uint64_t end, int datagram) {
     fos_way *w = &lane->way[dir];
@@ -155,17 +165,17 @@ static int fos_merge_take(fos_core *core, fos_lane *lane, int dir, uint64_t end,
     return n;
 }
 
-/* The payload that [s, e) leaves with, as segments: the edits of `sent` from number `first` on put their bytes
+/* The payload that [s, e) leaves with, as segments: the edits of `sent` with numbers [first, stop_at) put their bytes
  * in; earlier ones only took bytes away.  `bytes` are those of [s, e).  Returns the count, *n the bytes. */
-static uint32_t fos_merge_segs(const fos_edits *sent, uint32_t first, uint64_t s, uint64_t e, const uint8_t *bytes, fos_seg *segs,
-                               uint64_t *n) {
+static uint32_t fos_merge_segs(const fos_edits *sent, uint32_t first, uint32_t stop_at, uint64_t s, uint64_t e, const uint8_t *bytes,
+                               fos_seg *segs, uint64_t *n) {
     uint32_t count = 0;
     uint64_t o = s, total = 0;
     if (first > sent->first) {
         const fos_edit *before = &sent->items[first - 1];
         if (before->pos + before->removed > o) o = before->pos + before->removed < e ? before->pos + before->removed : e;
     }
-    for (uint32_t i = first; i < sent->end && count + 2 < FOS_MERGE_SEGS; i++) {
+    for (uint32_t i = first; i < stop_at && count + 2 < FOS_MERGE_SEGS; i++) {
         const fos_edit *edit = &sent->items[i];
         if (edit->pos > o && o < e) {
             uint64_t stop = edit->pos < e ? edit->pos : e;
@@ -280,7 +290,7 @@ static void fos_merge_tcp_unit(fos_core *core, fos_lane *lane, int dir, const fo
     if (u->kind != FOS_UNIT_SYN) r.seq = h->origin + (uint32_t)final;
     if (w->keep) {                            /* in line: into the queue */
         fos_seg segs[FOS_MERGE_SEGS];
-        uint32_t count = fos_merge_segs(&w->sent, first, s, e, u->frame + u->payload, segs, &total);
+        uint32_t count = fos_merge_segs(&w->sent, first, w->sent.end, s, e, u->frame + u->payload, segs, &total);
         fos_keep_append(core, w, segs, count, total);
         if (fin || u->kind == FOS_UNIT_FIN) w->keep->fin = w->fin_gone = 1;
         fos_merge_prune(core, w);
@@ -300,7 +310,7 @@ static void fos_merge_tcp_unit(fos_core *core, fos_lane *lane, int dir, const fo
         } else fos_merge_rewrite(core, u->frame, u->captured, u->wire, u->l3, u->l4, &r, ts, link, iface);
     } else {
         fos_seg segs[FOS_MERGE_SEGS];
-        uint32_t count = fos_merge_segs(&w->sent, first, s, e, u->frame + u->payload, segs, &total);
+        uint32_t count = fos_merge_segs(&w->sent, first, w->sent.end, s, e, u->frame + u->payload, segs, &total);
         uint8_t flags = (uint8_t)(th[13] & ~(FOS_TCP_FIN | FOS_TCP_SYN));
         if ((th[13] & (FOS_TCP_SYN | FOS_TCP_ACK)) == FOS_TCP_SYN && w->acked) {   /* it came with the SYN, but leaves behind it */
             flags |= FOS_TCP_ACK;
@@ -335,7 +345,7 @@ static void fos_merge_datagram(fos_core *core, fos_lane *lane, int dir, const fo
     }
     fos_seg segs[FOS_MERGE_SEGS];
     uint64_t total;
-    uint32_t count = fos_merge_segs(&w->sent, first, u->off, u->off + u->len, u->frame + u->payload, segs, &total);
+    uint32_t count = fos_merge_segs(&w->sent, first, w->sent.end, u->off, u->off + u->len, u->frame + u->payload, segs, &total);
     if (!total) FOS_COUNT(&core->counters, merged_dropped);
     else {
         uint8_t *out = fos_outlets_room(&core->outlets);
@@ -375,6 +385,9 @@ static int fos_merge_gap(fos_core *core, fos_lane *lane, int dir, const fos_unit
     const fos_unit *behind = fos_stream_unit(fos_half_of(core, lane->index, dir)->stream, w->next_unit + 1);
     if (tcp && !w->template_n && behind && behind->frame)
         fos_merge_template(w, behind->frame, behind->l3, behind->l4, behind->l4 + fos_tcp_header_len(behind->frame + behind->l4));
+    const fos_transit *parked = w->first ? &w->first->packet : NULL;
+    if (tcp && !w->template_n && parked && parked->flags & FOS_TRANSIT_TCP)
+        fos_merge_template(w, parked->frame, parked->l3, parked->l4, parked->l4 + fos_tcp_header_len(parked->frame + parked->l4));
     for (uint32_t i = w->sent.first + before; tcp && w->template_n && i < w->sent.end; i++) {
         const fos_edit *e = &w->sent.items[i];
         fos_seg seg = {.p = e->data, .n = e->inserted};
@@ -394,7 +407,7 @@ static void fos_way_trailing(fos_core *core, fos_lane *lane, int dir, int64_t ts
     uint64_t final = fos_edits_seq(&w->sent, w->gone), total;
     if (fos_merge_take(core, lane, dir, w->gone, 0) <= 0) return;
     fos_seg segs[FOS_MERGE_SEGS];
-    uint32_t count = fos_merge_segs(&w->sent, w->sent.first + before, w->gone, w->gone, NULL, segs, &total);
+    uint32_t count = fos_merge_segs(&w->sent, w->sent.first + before, w->sent.end, w->gone, w->gone, NULL, segs, &total);
     if (!total) return;
     if (w->keep) {
         fos_keep_append(core, w, segs, count, total);
@@ -456,7 +469,7 @@ static void fos_merge_bare(fos_core *core, fos_lane *lane, int dir, fos_transit 
         if (t->payload + t->paylen > t->captured) { FOS_COUNT(&core->counters, merged_stale); return; }
         /* Bytes inserted in front of its first byte left with the packet before, or with it: the map says after. */
         while (first < w->sent.end && w->sent.items[first].pos == off && !w->sent.items[first].removed) first++;
-        uint32_t count = fos_merge_segs(&w->sent, first, off, e, t->frame + t->payload, segs, &total);
+        uint32_t count = fos_merge_segs(&w->sent, first, fos_edits_above(&w->sent, e - 1), off, e, t->frame + t->payload, segs, &total);
         if (!total && !(t->tcp_flags & FOS_TCP_FIN)) FOS_COUNT(&core->counters, merged_emptied);
         else fos_merge_build(core, lane, dir, t->frame, t->captured, t->l3, t->l4, &r, t->tcp_flags, segs, count, total, t->paylen, ts,
                              t->link, t->iface);
@@ -517,6 +530,7 @@ static int fos_merge_next_unit(fos_core *core, fos_lane *lane, int dir, uint64_t
     if (!u || u->packet > number || u->off + u->len > limit) return 0;
     const fos_unit *fin = NULL, *data = NULL;
     int tcp = c->key.proto == FOS_PROTO_TCP && !core->plans[c->flow].packets;
+    if (u->kind == FOS_UNIT_FIN && limit < FOS_ALL && fos_merge_edits_wait(lane, w, u->off)) return 0;
     if (u->kind == FOS_UNIT_GAP) {
         if (fos_merge_gap(core, lane, dir, u, tcp, ts) < 0) return 0;
     } else if (w->keep && u->kind == FOS_UNIT_SYN) {
@@ -531,6 +545,7 @@ static int fos_merge_next_unit(fos_core *core, fos_lane *lane, int dir, uint64_t
         if (u->kind == FOS_UNIT_DATA) {
             fin = fos_stream_unit(s, w->next_unit + 1);
             if (fin && (fin->kind != FOS_UNIT_FIN || !(u->frame[u->l4 + 13] & FOS_TCP_FIN) || fin->packet > number)) fin = NULL;
+            if (fin && limit < FOS_ALL && fos_merge_edits_wait(lane, w, fin->off)) fin = NULL;
         } else if (u->kind == FOS_UNIT_SYN && !w->keep) {  /* data that came with it leaves with it */
             data = fos_stream_unit(s, w->next_unit + 1);
             if (data && (data->kind != FOS_UNIT_DATA || data->packet != u->packet || data->off)) data = NULL;
@@ -564,7 +579,7 @@ static int fos_merge_next_parked(fos_core *core, fos_lane *lane, int dir, uint64
         const fos_half *h = fos_half_of(core, lane->index, dir);
         if (t->flags & FOS_TRANSIT_END && lane->writes) {
             uint64_t off = h->flags & FOS_HALF_STARTED ? fos_raw_offset(h, fos_be32(t->frame + t->l4 + 4), w->gone) : FOS_ALL;
-            if (off > w->gone) return 0;
+            if (off > w->gone || fos_merge_edits_wait(lane, w, off)) return 0;
         }
         if ((t->flags & FOS_TRANSIT_OFF) && t->paylen && lane->writes && t->off >= 0 && (uint64_t)t->off + t->paylen > w->gone &&
             (h->ooo || (uint64_t)t->off + t->paylen <= h->next)) return 0;

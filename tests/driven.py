@@ -7,17 +7,13 @@ Reassembly has a model of its own (models.tcp): here the recorder's units are th
 packet carries its number in its window field, so that what leaves can be traced to what came.
 """
 import random
-import struct
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import flowos
 from flowos.core.pipe import pipe
-from flowos.packets import valid
-from models import build
+from left import judge, parse
 from models.pipeline import Answer, Edit, Pipeline, Stage, Unit, View
 
-MASK = 0xFFFFFFFF
 SLOTS = 1024
 
 
@@ -94,11 +90,11 @@ class Driven(flowos.Module):
 class Recorder(flowos.Module):
     """Writes down every unit of the transport's streams as the model wants them."""
 
-    name, protocol = "recorder", "transport"
+    name, protocol = "recorder", "tcp"
 
     def __init__(self):
         self.units, self.ended = [], []
-        self.ends, self.origin, self.protocols = {}, {}, {}
+        self.ends, self.firsts = {}, {}       # a connection's ends; a direction's first unit: (kind, packet)
 
     def opened(self, connection):
         self.ends[connection.id] = tuple(connection.a), tuple(connection.b)
@@ -107,58 +103,18 @@ class Recorder(flowos.Module):
         number, direction = window.connection.id, window.direction
         for unit in window.units:
             data = bytes(unit.data) if unit.kind == "data" else None
+            if unit.kind != "gap" and not unit.offset:
+                self.firsts.setdefault((number, direction), (unit.kind, unit.packet))
             self.units.append((number, direction, Unit(unit.kind, unit.offset, unit.length, data)))
 
     def closed(self, connection, reason):
         self.ended.append(connection.id)
-        for direction, way in enumerate((connection.a_to_b, connection.b_to_a)):
-            self.origin[connection.id, direction] = way
 
     def taken(self):
         """Give what came since the last call, and forget it: (units, connections that ended)."""
         given = self.units, self.ended
         self.units, self.ended = [], []
         return given
-
-
-class Left(NamedTuple):
-    """A TCP packet, or a UDP datagram, as it came or left."""
-
-    ts: int
-    frame: bytes
-    src: tuple
-    dst: tuple
-    number: int                               # of the packet that brought it
-    seq: int
-    ack: int | None
-    flags: int
-    payload: bytes
-
-
-def parse(ts, frame):
-    """Take a frame of models.build apart."""
-    packet = frame[14:]
-    if packet[0] >> 4 == 4:
-        protocol, at, total = packet[9], 20, struct.unpack_from(">H", packet, 2)[0]
-        src, dst = (".".join(map(str, packet[i:i + 4])) for i in (12, 16))
-    else:
-        protocol, at, total = packet[6], 40, 40 + struct.unpack_from(">H", packet, 4)[0]
-        import ipaddress
-        src, dst = (str(ipaddress.ip_address(packet[i:i + 16])) for i in (8, 24))
-    sport, dport = struct.unpack_from(">HH", packet, at)
-    if protocol == build.UDP:
-        return Left(ts, frame, (src, sport), (dst, dport), 0, 0, None, 0, packet[at + 8:total])
-    seq, ack, offset, flags, window = struct.unpack_from(">IIBBH", packet, at + 4)
-    return Left(ts, frame, (src, sport), (dst, dport), window, seq, ack if flags & 16 else None, flags,
-                packet[at + (offset >> 4) * 4:total])
-
-
-def record(packet, number, a, b):
-    """Turn a packet of the TCP model into (ts, frame); its number is its window."""
-    here, there = (a, b) if packet.direction == 0 else (b, a)
-    segment = build.tcp(here, there, packet.seq, packet.ack if packet.flags & 16 else 0, packet.flags, packet.payload,
-                        window=number)
-    return packet.ts, build.ethernet(build.ip(here, there, build.TCP, segment))
 
 
 class Pair:
@@ -206,6 +162,8 @@ class Pair:
             while engine.step():
                 pass
         self.compare()
+        origins = {way: self.came[packet - 1].seq + (kind == "syn") for way, (kind, packet) in self.recorder.firsts.items()}
+        judge(self.model, self.recorder.ends, origins, self.came, self.left)
 
     def close(self):
         for engine in self.engines:
@@ -225,4 +183,3 @@ class Pair:
             for way in {view[:2] for view in module.seen + expected}:
                 saw, should = ([view for view in views if view[:2] == way] for views in (module.seen, expected))
                 assert saw == should, f"stage {k} saw {saw}, by the model {should}"
-

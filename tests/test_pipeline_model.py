@@ -6,7 +6,8 @@ from hypothesis import given, note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from driven import Habit, Pair, record
+from driven import Habit, Pair
+from left import record
 from models import build
 from models.pipeline import Stage
 from models.talk import Talk

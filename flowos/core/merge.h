@@ -98,15 +98,19 @@ static void fos_merge_respin(const fos_core *core, const fos_lane *lane, int dir
     r->changed = r->seq != seq || r->ack != ack || r->edge_count;
 }
 
+/* Keep a packet's headers, n bytes: what is made later bears them. */
+static void fos_merge_template(fos_way *w, const uint8_t *frame, uint32_t l3, uint32_t l4, uint32_t n) {
+    if (n > FOS_TEMPLATE_ROOM || l3 >= 256 || l4 >= 256) return;
+    memcpy(w->template, frame, n);
+    w->template_n = (uint16_t)n;
+    w->template_l3 = (uint8_t)l3;
+    w->template_l4 = (uint8_t)l4;
+}
+
 static void fos_merge_note(fos_core *core, fos_lane *lane, int dir, const uint8_t *frame, uint32_t l3, uint32_t l4, uint32_t n,
                            const fos_respun *r) {
     fos_way *w = &lane->way[dir], *back = &lane->way[!dir];
-    if (n <= FOS_TEMPLATE_ROOM && l3 < 256 && l4 < 256) {
-        memcpy(w->template, frame, n);
-        w->template_n = (uint16_t)n;
-        w->template_l3 = (uint8_t)l3;
-        w->template_l4 = (uint8_t)l4;
-    }
+    fos_merge_template(w, frame, l3, l4, n);
     if (r->acks && (!w->acked || r->q > w->acked_in)) {
         w->acked = 1;
         w->acked_in = r->q;
@@ -132,6 +136,16 @@ static int fos_merge_due(const fos_lane *lane, const fos_way *w, const fos_edit 
     return 1;
 }
 
+/* Does a later reader still hold what was put in at `end`?  A FIN there must wait for it. */
+static int fos_merge_edits_wait(const fos_lane *lane, const fos_way *w, uint64_t end) {
+    const fos_edits *edits = fos_way_edits(w, lane->stage_count);
+    if (!edits || !fos_edits_count(edits)) return 0;
+    uint64_t inserted = fos_inserted_at(edits, end);
+    for (uint32_t k = lane->stage_count; inserted && k-- && !(w->stages[k].flags & FOS_STAGE_WRITES);)
+        if (w->stages[k].at.off < end || (w->stages[k].at.off == end && w->stages[k].at.skip < inserted)) return 1;
+    return 0;
+}
+
 /* Move the edits that go with the bytes up to `end` to `sent`: how many, or -1 without memory. */
 static int fos_merge_take(fos_core *core, fos_lane *lane, int dir, uint64_t end, int datagram) {
     fos_way *w = &lane->way[dir];
@@ -150,17 +164,17 @@ static int fos_merge_take(fos_core *core, fos_lane *lane, int dir, uint64_t end,
     return n;
 }
 
-/* The payload that [s, e) leaves with, as segments: the edits of `sent` from number `first` on put their bytes
+/* The payload that [s, e) leaves with, as segments: the edits of `sent` with numbers [first, stop_at) put their bytes
  * in; earlier ones only took bytes away.  `bytes` are those of [s, e).  Returns the count, *n the bytes. */
-static uint32_t fos_merge_segs(const fos_edits *sent, uint32_t first, uint64_t s, uint64_t e, const uint8_t *bytes, fos_seg *segs,
-                               uint64_t *n) {
+static uint32_t fos_merge_segs(const fos_edits *sent, uint32_t first, uint32_t stop_at, uint64_t s, uint64_t e, const uint8_t *bytes,
+                               fos_seg *segs, uint64_t *n) {
     uint32_t count = 0;
     uint64_t o = s, total = 0;
     if (first > sent->first) {
         const fos_edit *before = &sent->items[first - 1];
         if (before->pos + before->removed > o) o = before->pos + before->removed < e ? before->pos + before->removed : e;
     }
-    for (uint32_t i = first; i < sent->end && count + 2 < FOS_MERGE_SEGS; i++) {
+    for (uint32_t i = first; i < stop_at && count + 2 < FOS_MERGE_SEGS; i++) {
         const fos_edit *edit = &sent->items[i];
         if (edit->pos > o && o < e) {
             uint64_t stop = edit->pos < e ? edit->pos : e;
@@ -275,7 +289,7 @@ static void fos_merge_tcp_unit(fos_core *core, fos_lane *lane, int dir, const fo
     if (u->kind != FOS_UNIT_SYN) r.seq = h->origin + (uint32_t)final;
     if (w->keep) {                            /* in line: into the queue */
         fos_seg segs[FOS_MERGE_SEGS];
-        uint32_t count = fos_merge_segs(&w->sent, first, s, e, u->frame + u->payload, segs, &total);
+        uint32_t count = fos_merge_segs(&w->sent, first, w->sent.end, s, e, u->frame + u->payload, segs, &total);
         fos_keep_append(core, w, segs, count, total);
         if (fin || u->kind == FOS_UNIT_FIN) w->keep->fin = w->fin_gone = 1;
         fos_merge_prune(core, w);
@@ -295,7 +309,7 @@ static void fos_merge_tcp_unit(fos_core *core, fos_lane *lane, int dir, const fo
         } else fos_merge_rewrite(core, u->frame, u->captured, u->wire, u->l3, u->l4, &r, ts, link, iface);
     } else {
         fos_seg segs[FOS_MERGE_SEGS];
-        uint32_t count = fos_merge_segs(&w->sent, first, s, e, u->frame + u->payload, segs, &total);
+        uint32_t count = fos_merge_segs(&w->sent, first, w->sent.end, s, e, u->frame + u->payload, segs, &total);
         uint8_t flags = (uint8_t)(th[13] & ~(FOS_TCP_FIN | FOS_TCP_SYN));
         if ((th[13] & (FOS_TCP_SYN | FOS_TCP_ACK)) == FOS_TCP_SYN && w->acked) {   /* it came with the SYN, but leaves behind it */
             flags |= FOS_TCP_ACK;
@@ -330,7 +344,7 @@ static void fos_merge_datagram(fos_core *core, fos_lane *lane, int dir, const fo
     }
     fos_seg segs[FOS_MERGE_SEGS];
     uint64_t total;
-    uint32_t count = fos_merge_segs(&w->sent, first, u->off, u->off + u->len, u->frame + u->payload, segs, &total);
+    uint32_t count = fos_merge_segs(&w->sent, first, w->sent.end, u->off, u->off + u->len, u->frame + u->payload, segs, &total);
     if (!total) FOS_COUNT(&core->counters, merged_dropped);
     else {
         uint8_t *out = fos_outlets_room(&core->outlets);
@@ -350,6 +364,37 @@ static void fos_merge_datagram(fos_core *core, fos_lane *lane, int dir, const fo
     fos_edits_forget(&w->sent, &core->blocks, u->off + u->len);   /* nothing of a datagram comes again */
 }
 
+/* Send bytes that no packet brought, at a final offset, with the headers of the last packet that left. */
+static void fos_merge_make(fos_core *core, fos_lane *lane, int dir, uint64_t final, const fos_seg *segs, uint32_t count, uint64_t total,
+                           int64_t ts) {
+    const fos_way *w = &lane->way[dir];
+    fos_respun r = {.seq = fos_half_of(core, lane->index, dir)->origin + (uint32_t)final, .acks = w->acked, .q = w->acked_in,
+                    .final = w->acked_out, .ack = fos_half_of(core, lane->index, !dir)->origin + (uint32_t)w->acked_out};
+    uint8_t flags = (uint8_t)((w->template[w->template_l4 + 13] & ~(FOS_TCP_SYN | FOS_TCP_FIN | FOS_TCP_RST)) | FOS_TCP_PSH);
+    if (w->acked) flags |= FOS_TCP_ACK;
+    fos_merge_build(core, lane, dir, w->template, w->template_n, w->template_l3, w->template_l4, &r, flags, segs, count, total, 0, ts,
+                    w->link, w->iface);
+}
+
+/* A gap is passed: its bytes are nobody's to send, what was put among them leaves by itself. */
+static int fos_merge_gap(fos_core *core, fos_lane *lane, int dir, const fos_unit *u, int tcp, int64_t ts) {
+    fos_way *w = &lane->way[dir];
+    uint32_t before = w->sent.end - w->sent.first;
+    if (fos_merge_take(core, lane, dir, u->off + u->len, 1) < 0) return -1;
+    const fos_unit *behind = fos_stream_unit(fos_half_of(core, lane->index, dir)->stream, w->next_unit + 1);
+    if (tcp && !w->template_n && behind && behind->frame)
+        fos_merge_template(w, behind->frame, behind->l3, behind->l4, behind->l4 + fos_tcp_header_len(behind->frame + behind->l4));
+    const fos_transit *parked = w->first ? &w->first->packet : NULL;
+    if (tcp && !w->template_n && parked && parked->flags & FOS_TRANSIT_TCP)
+        fos_merge_template(w, parked->frame, parked->l3, parked->l4, parked->l4 + fos_tcp_header_len(parked->frame + parked->l4));
+    for (uint32_t i = w->sent.first + before; tcp && w->template_n && i < w->sent.end; i++) {
+        const fos_edit *e = &w->sent.items[i];
+        fos_seg seg = {.p = e->data, .n = e->inserted};
+        if (e->inserted) fos_merge_make(core, lane, dir, e->pos + (uint64_t)e->delta, &seg, 1, e->inserted, ts);
+    }
+    return 0;
+}
+
 /* Edits behind the last unit that left: they travel on a packet of their own. */
 static void fos_way_trailing(fos_core *core, fos_lane *lane, int dir, int64_t ts) {
     fos_way *w = &lane->way[dir];
@@ -361,18 +406,14 @@ static void fos_way_trailing(fos_core *core, fos_lane *lane, int dir, int64_t ts
     uint64_t final = fos_edits_seq(&w->sent, w->gone), total;
     if (fos_merge_take(core, lane, dir, w->gone, 0) <= 0) return;
     fos_seg segs[FOS_MERGE_SEGS];
-    uint32_t count = fos_merge_segs(&w->sent, w->sent.first + before, w->gone, w->gone, NULL, segs, &total);
+    uint32_t count = fos_merge_segs(&w->sent, w->sent.first + before, w->sent.end, w->gone, w->gone, NULL, segs, &total);
     if (!total) return;
     if (w->keep) {
         fos_keep_append(core, w, segs, count, total);
         fos_merge_prune(core, w);
         return;
     }
-    fos_respun r = {.seq = h->origin + (uint32_t)final, .acks = w->acked, .q = w->acked_in, .final = w->acked_out,
-                    .ack = fos_half_of(core, lane->index, !dir)->origin + (uint32_t)w->acked_out};
-    uint8_t flags = (uint8_t)((w->template[w->template_l4 + 13] & ~(FOS_TCP_SYN | FOS_TCP_FIN | FOS_TCP_RST)) | FOS_TCP_PSH);
-    fos_merge_build(core, lane, dir, w->template, w->template_n, w->template_l3, w->template_l4, &r, flags, segs, count, total, 0, ts,
-                    w->link, w->iface);
+    fos_merge_make(core, lane, dir, final, segs, count, total, ts);
 }
 
 /* ---- parked packets leave -------------------------------------------------------------------------- */
@@ -385,6 +426,7 @@ static void fos_merge_bare(fos_core *core, fos_lane *lane, int dir, fos_transit 
             t->off = (int64_t)fos_raw_offset(h, fos_be32(t->frame + t->l4 + 4), w->gone);
             t->flags |= FOS_TRANSIT_OFF;
         }
+        if (!w->template_n) fos_merge_template(w, t->frame, t->l3, t->l4, t->l4 + fos_tcp_header_len(t->frame + t->l4));
         fos_way_trailing(core, lane, dir, ts);
         w->fin_gone = 1;
     }
@@ -426,7 +468,7 @@ static void fos_merge_bare(fos_core *core, fos_lane *lane, int dir, fos_transit 
         if (t->payload + t->paylen > t->captured) { FOS_COUNT(&core->counters, merged_stale); return; }
         /* Bytes inserted in front of its first byte left with the packet before, or with it: the map says after. */
         while (first < w->sent.end && w->sent.items[first].pos == off && !w->sent.items[first].removed) first++;
-        uint32_t count = fos_merge_segs(&w->sent, first, off, e, t->frame + t->payload, segs, &total);
+        uint32_t count = fos_merge_segs(&w->sent, first, fos_edits_above(&w->sent, e - 1), off, e, t->frame + t->payload, segs, &total);
         if (!total && !(t->tcp_flags & FOS_TCP_FIN)) FOS_COUNT(&core->counters, merged_emptied);
         else fos_merge_build(core, lane, dir, t->frame, t->captured, t->l3, t->l4, &r, t->tcp_flags, segs, count, total, t->paylen, ts,
                              t->link, t->iface);
@@ -487,8 +529,9 @@ static int fos_merge_next_unit(fos_core *core, fos_lane *lane, int dir, uint64_t
     if (!u || u->packet > number || u->off + u->len > limit) return 0;
     const fos_unit *fin = NULL, *data = NULL;
     int tcp = c->key.proto == FOS_PROTO_TCP && !core->plans[c->flow].packets;
+    if (u->kind == FOS_UNIT_FIN && limit < FOS_ALL && fos_merge_edits_wait(lane, w, u->off)) return 0;
     if (u->kind == FOS_UNIT_GAP) {
-        if (fos_merge_take(core, lane, dir, u->off + u->len, !tcp) < 0) return 0;
+        if (fos_merge_gap(core, lane, dir, u, tcp, ts) < 0) return 0;
     } else if (w->keep && u->kind == FOS_UNIT_SYN) {
         ;                                     /* handshakes pass as they come */
     } else if (w->keep && u->kind == FOS_UNIT_FIN) {
@@ -501,6 +544,7 @@ static int fos_merge_next_unit(fos_core *core, fos_lane *lane, int dir, uint64_t
         if (u->kind == FOS_UNIT_DATA) {
             fin = fos_stream_unit(s, w->next_unit + 1);
             if (fin && (fin->kind != FOS_UNIT_FIN || !(u->frame[u->l4 + 13] & FOS_TCP_FIN) || fin->packet > number)) fin = NULL;
+            if (fin && limit < FOS_ALL && fos_merge_edits_wait(lane, w, fin->off)) fin = NULL;
         } else if (u->kind == FOS_UNIT_SYN && !w->keep) {  /* data that came with it leaves with it */
             data = fos_stream_unit(s, w->next_unit + 1);
             if (data && (data->kind != FOS_UNIT_DATA || data->packet != u->packet || data->off)) data = NULL;
@@ -534,7 +578,7 @@ static int fos_merge_next_parked(fos_core *core, fos_lane *lane, int dir, uint64
         const fos_half *h = fos_half_of(core, lane->index, dir);
         if (t->flags & FOS_TRANSIT_END && lane->writes) {
             uint64_t off = h->flags & FOS_HALF_STARTED ? fos_raw_offset(h, fos_be32(t->frame + t->l4 + 4), w->gone) : FOS_ALL;
-            if (off > w->gone) return 0;
+            if (off > w->gone || fos_merge_edits_wait(lane, w, off)) return 0;
         }
         if ((t->flags & FOS_TRANSIT_OFF) && t->paylen && lane->writes && t->off >= 0 && (uint64_t)t->off + t->paylen > w->gone &&
             (h->ooo || (uint64_t)t->off + t->paylen <= h->next)) return 0;
@@ -614,7 +658,7 @@ static void fos_merge_entry(fos_core *core, const fos_transit *t) {
     if (FOS_UNLIKELY(fos_fate_drops(core, t->conn))) { fos_fate_packet(core, t); return; }
     fos_lane *lane = t->conn ? fos_lane_of(core, t->conn) : NULL;
     if (FOS_LIKELY(!lane)) {
-        if (FOS_UNLIKELY(t->flags & FOS_TRANSIT_AHEAD) && core->plans[core->table.conns[t->conn].flow].writes)
+        if (FOS_UNLIKELY(t->flags & (FOS_TRANSIT_AHEAD | FOS_TRANSIT_END)) && core->plans[core->table.conns[t->conn].flow].writes)
             lane = fos_merge_lane_at(core, t);
         if (FOS_LIKELY(!lane)) {
             FOS_COUNT(&core->counters, merged_unchanged);

@@ -722,6 +722,7 @@ cdef class Window:
         cdef const uint8_t *data = NULL
         cdef const uint8_t *block = NULL
         cdef fos_at mark
+        cdef uint32_t count
         cdef int kind
         while True:
             mark = at[0]
@@ -729,7 +730,10 @@ cdef class Window:
             if kind == 0:
                 return 0
             if kind == 2:
+                count = self.seg_count
                 self.put_range(start, start + n)
+                if count < self.seg_count:    # it stands behind what was put in front of it
+                    self.marks[count].at.skip = mark.skip
             else:
                 mark.skip = at.skip - n
                 mark.off = start

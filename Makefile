@@ -12,8 +12,8 @@ NATIVE := $(shell find flowos/core flowos/services decoders modules -name '*.py[
 help:      ## this list
 	@sed -n 's/^\([a-z]*\): .*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-demo: $(VENV)/.built  ## show the connections, streams and HTTP messages of a real capture
-	@$(BIN)/flowos inspect examples/demo.pcap
+demo: $(VENV)/.built  ## strip a pattern from the pages in a real capture, before and after
+	@$(BIN)/python examples/strip_demo.py
 
 test: $(VENV)/.built $(VENV)/.tested  ## every test, then short rounds under sanitizers and fuzzers
 	@scripts/debian.sh live fuzz

@@ -1,9 +1,9 @@
-"""Strip a pattern from the HTTP bodies of a capture, show before and after, and let tshark judge the output.
+"""The demo of `make demo`: a module strips a pattern from the pages in a real capture.
 
-    python examples/strip_demo.py [CAPTURE [PATTERN [OUTPUT]]]
+    examples/demo.pcap ─► flow "web" ─► http_strip ─► build/stripped.pcap
 
-It does with the library what `flowos run CAPTURE -w OUTPUT --attach http_strip:pattern=PATTERN` does.  Exit
-code 1 where a stripped body is not the original without the pattern, or tshark finds a new anomaly.
+It runs `flowos run` as anybody would, then reads both captures back and shows a page before and
+after, and what tshark, if it is there, thinks of the packets.
 """
 import collections
 import shutil
@@ -12,97 +12,83 @@ import sys
 from pathlib import Path
 
 import flowos
-from flowos.registry import find_module
 
-CAPTURE, PATTERN = Path(__file__).with_name("demo.pcap"), b"Hello."
-SHOWN, AROUND = 3, 28              # bodies shown; characters on each side of a match
-COMPLAINTS = ("tcp.analysis.retransmission", "tcp.analysis.out_of_order", "tcp.analysis.lost_segment",
-              "tcp.analysis.ack_lost_segment", "tcp.analysis.duplicate_ack", "ip.checksum.status == 0",
-              "tcp.checksum.status == 0", "_ws.malformed")
+CAPTURE, OUT = Path("examples/demo.pcap"), Path("build/stripped.pcap")
+PATTERN = "<p>Hello.</p>"
+COMMAND = ["run", str(CAPTURE), "-w", str(OUT), "--flow", "web=any", "--attach", f"http_strip:pattern={PATTERN}@web"]
+COMPLAINTS = "tcp.analysis.flags || tcp.checksum.status == Bad || ip.checksum.status == Bad"
 
 
-def bodies(path):
-    """Give the bodies of a capture's responses as transferred: {(connection, message): (Content-Length or None, bytes)}."""
-    found, lengths = collections.defaultdict(bytes), {}
+class Pages(flowos.Module):
+    """Keep the responses whose body is HTML: head and body of each."""
 
-    class Bodies(flowos.Module):
-        protocol = "http"
+    protocol = "http"
 
-        def process(self, window):
-            for unit in window.units:
-                key = (window.connection.id, unit.message)
-                if unit.kind == "response":
-                    lengths[key] = unit.info.content_length
-                elif unit.kind == "body" and window.direction == 1:
-                    found[key] += unit.data
+    def __init__(self):
+        self.pages, self.open = [], {}
 
+    def process(self, window):
+        for unit in window.units:
+            key = window.connection.id, window.direction
+            if unit.kind == "response":
+                self.open[key] = [unit.info, b""]
+            elif unit.kind == "body" and key in self.open:
+                self.open[key][1] += bytes(unit.data)
+            elif unit.kind == "end" and key in self.open:
+                head, body = self.open.pop(key)
+                if (head.get("Content-Type") or b"").startswith(b"text/html"):
+                    self.pages.append((head, body))
+
+
+def pages(capture):
+    """Give the HTML pages of a capture."""
+    module = Pages()
     with flowos.Engine(flowos.Config.offline()) as engine:
-        engine.add_port(path)
-        engine.attach(Bodies())
+        engine.add_port(str(capture))
+        engine.attach(module)
         engine.run()
-    return {key: (lengths.get(key), body) for key, body in found.items()}
+    return module.pages
 
 
-def strip(source, target, pattern):
-    """Strip a capture; give the engine's counters."""
-    with flowos.Engine(flowos.Config.offline()) as engine:
-        engine.add_port(source)
-        engine.add_output(target)
-        engine.create_flow("web", "tcp")
-        engine.attach(find_module("http_strip")(pattern), "web")
-        engine.run()
-        engine.finish()
-        return engine.statistics()
+def show(title, page):
+    """Print a page's length fields and the start of its text."""
+    head, body = page
+    length = head.content_length if head.content_length is not None else head.transfer_encoding
+    print(f"\n{title}: status {head.status}, Content-Length {length}, body of {len(body)} bytes")
+    print("  " + body.decode("latin-1")[:160].replace("\n", " ") + ("…" if len(body) > 160 else ""))
 
 
-def excerpt(body, at, length, colour):
-    """Show a place of a body on one line, what is at it in colour."""
-    def text(data):
-        return "".join(chr(c) if 32 <= c < 127 else "·" for c in data)
-
-    mark, plain = ("\033[1;31m", "\033[0m") if colour else ("[", "]")
-    middle = f"{mark}{text(body[at:at + length])}{plain}" if length else f"{mark}|{plain}" if colour else "|"
-    return text(body[max(0, at - AROUND):at]) + middle + text(body[at + length:at + length + AROUND])
+def complaints(capture):
+    """Count tshark's complaints about the packets of a capture, by kind."""
+    fields = ["-T", "fields", "-e", "_ws.expert.message"]
+    done = subprocess.run(["tshark", "-r", str(capture), "-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE",
+                           "-Y", COMPLAINTS, *fields], capture_output=True, text=True, timeout=60, check=False)
+    return collections.Counter(done.stdout.splitlines())
 
 
-def complaints(path):
-    """Count tshark's complaints about a capture, {kind: packets}; None without tshark."""
-    tshark = shutil.which("tshark")
-    if tshark is None:
-        return None
-    found = collections.Counter()
-    for kind in COMPLAINTS:
-        done = subprocess.run([tshark, "-r", path, "-Y", kind, "-o", "ip.check_checksum:TRUE", "-o", "tcp.check_checksum:TRUE"],
-                              capture_output=True, text=True, timeout=300, check=True)
-        found[kind] += len(done.stdout.splitlines())
-    return found
-
-
-def main(source=CAPTURE, pattern=PATTERN, target="stripped.pcap"):
-    """Run the demonstration; give the exit code."""
-    pattern = pattern if isinstance(pattern, bytes) else pattern.encode()
-    counters = strip(source, target, pattern)
-    before, after = bodies(source), bodies(target)
-    print(f"http_strip:pattern={pattern.decode('latin-1')}   {source} -> {target}\n")
-    touched = [key for key, (_, body) in before.items() if pattern in body]
-    for key in touched[:SHOWN]:
-        (length, body), (new_length, new_body) = before[key], after.get(key, (None, b""))
-        at = body.find(pattern)
-        print(f"  connection {key[0]}, response {key[1]}: {body.count(pattern)} times")
-        print(f"    before  {excerpt(body, at, len(pattern), sys.stdout.isatty())}  Content-Length {length}")
-        print(f"    after   {excerpt(new_body, at, 0, sys.stdout.isatty())}  Content-Length {new_length}\n")
-    right = all(after.get(key, (None, b""))[1] == body.replace(pattern, b"") for key, (_, body) in before.items())
-    print(f"  {len(touched)} of {len(before)} bodies held it; " + ("each is now the original without it" if right else
-                                                                   "SOME ARE NOT the original without it"))
-    print(f"  {counters['merged_packets']} packets left: {counters['merged_unchanged']} as they came, "
-          f"{counters['merged_edited']} edited, {counters['merged_rewritten']} with new numbers")
-    old, new = complaints(source), complaints(target)
-    worse = {} if old is None else new - old
-    print("  tshark is not installed: nobody judged the output" if old is None else
-          f"  tshark finds no new anomaly ({sum(new.values())} now, {sum(old.values())} before)" if not worse else
-          f"  tshark finds NEW anomalies: {dict(worse)}")
-    return 0 if right and not worse else 1
+def main():
+    """Run the demo; give the exit code."""
+    OUT.parent.mkdir(exist_ok=True)
+    print(f"$ flowos {' '.join(COMMAND)}\n", flush=True)
+    code = subprocess.run([sys.executable, "-m", "flowos.cli", *COMMAND], check=False).returncode
+    if code:
+        return code
+    before, after = pages(CAPTURE), pages(OUT)
+    changed = [(b, a) for b, a in zip(before, after) if b[1] != a[1]]
+    if not changed or len(before) != len(after):
+        print(f"no page was stripped: {len(before)} pages before, {len(after)} after")
+        return 1
+    show("before", changed[0][0])
+    show("after ", changed[0][1])
+    right = all(a[1] == b[1].replace(PATTERN.encode(), b"") for b, a in zip(before, after))
+    print(f"\n{len(changed)} of {len(before)} pages changed; each is the original without the pattern: {'yes' if right else 'NO'}")
+    if shutil.which("tshark"):
+        new = complaints(OUT) - complaints(CAPTURE)
+        print(f"tshark's new complaints about {OUT}: {dict(new) if new else 'none'}")
+        right = right and not new
+    print(f"Look for yourself: flowos inspect {OUT} --protocol http")
+    return 0 if right else 1
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(*sys.argv[1:]))
+    sys.exit(main())

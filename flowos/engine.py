@@ -29,6 +29,11 @@ class Flow:
         self.priority = priority
         self.number = number
 
+    @property
+    def attachments(self):
+        """List what is attached to this flow, in the pipeline's order."""
+        return sorted((a for a in self.engine._modules if a.flow == self.number), key=lambda a: a.order)
+
     def __repr__(self):
         return f"<Flow {self.name} priority={self.priority} {self.match}>"
 
@@ -59,6 +64,7 @@ class Engine(BaseEngine):
         self._inputs = []
         self._outputs = []
         self._record_sink = None
+        self._loaded = {}
         self._modules = []
         self._classifier = None
         self._stopping = False
@@ -194,6 +200,37 @@ class Engine(BaseEngine):
         return next((flow for flow in self.flows if flow.number == number), None)
 
     # ---- modules --------------------------------------------------------------------------
+
+    def load_module(self, name, **parameters):
+        """Make a module by its name, "path.py:Class" or class, ready to be attached (D3.2, LoadModule).
+
+        Texts given as parameters are typed by the class's annotations.  UsageError: no such module, a
+        wrong parameter, or one of this name is loaded already.
+        """
+        from flowos.parameters import make
+        from flowos.registry import get_module
+
+        found = name if isinstance(name, type) else get_module(name)
+        if found is None:
+            raise UsageError(f"there is no module {name!r}; `flowos modules` lists them")
+        module = make(found, parameters)
+        known = module.name or type(module).__name__
+        if known in self._loaded:
+            raise UsageError(f"module {known!r} is loaded already; unload_module() lets it go")
+        self._loaded[known] = module
+        return module
+
+    def find_module(self, name):
+        """Give the loaded module of this name, or None (D3.2, FindModuleByName)."""
+        return self._loaded.get(name)
+
+    def unload_module(self, module):
+        """Detach a loaded module wherever it is attached, and forget it (D3.2, UnloadModule)."""
+        name = module if isinstance(module, str) else module.name or type(module).__name__
+        if name not in self._loaded:
+            raise UsageError(f"module {name!r} is not loaded; loaded are: {', '.join(self._loaded) or 'none'}")
+        gone = self._loaded.pop(name)
+        self._detach_all([a for a in self._modules if a.module is gone])
 
     def attach(self, module, flow=None, order=None):
         """Attach a module to a flow by name or object; None: to all traffic (D3.2, AttachModule).

@@ -34,7 +34,10 @@ class HttpStrip(Module):
         self.pattern, self.identity = pattern, identity
 
     def companions(self):
-        """Give the module that goes before this one on the same flow: it edits heads, this one bodies."""
+        """Give the modules that go before this one on the same flow: they edit heads, this one bodies.
+
+        `flowos run` attaches them; with an engine of your own do so: `engine.attach(companion, flow)` for each.
+        """
         return [AskIdentity()] if self.identity else []
 
     def process(self, window):

@@ -27,5 +27,17 @@ def anomalies(tshark, path):
 
 
 def new_anomalies(tshark, before, after):
-    """Give what tshark complains of in one capture and did not in another: {kind: how many more}."""
-    return anomalies(tshark, after) - anomalies(tshark, before)
+    """Give what tshark complains of in one capture and did not in another: {kind: how many more}.
+
+    Whether bytes that come again are a retransmission, a fast or a spurious one, or out of order,
+    tshark decides by time and by what it saw before; they are one kind here.
+    """
+    return _families(anomalies(tshark, after)) - _families(anomalies(tshark, before))
+
+
+def _families(found):
+    """Count repetitions as one kind."""
+    again = ("retransmission", "fast_retransmission", "spurious_retransmission", "out_of_order")
+    counts = collections.Counter({kind: n for kind, n in found.items() if kind not in again})
+    counts["repeated"] = sum(found[kind] for kind in ("retransmission", "out_of_order"))
+    return +counts

@@ -83,3 +83,12 @@ def test_a_new_recording(netns, project, tmp_path):
         pytest.skip(f"recording {done.stderr.strip()}")
     assert done.returncode == 0, done.stderr
     compare(tmp_path)
+
+
+def test_what_make_demo_shows(project):
+    """The pages are the stripped ones, and tshark finds nothing new to complain about."""
+    done = subprocess.run([sys.executable, "examples/strip_demo.py"], cwd=project, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "before: status 200, Content-Length 596" in done.stdout
+    assert "after : status 200, Content-Length 76" in done.stdout
+    assert "each is the original without the pattern: yes" in done.stdout

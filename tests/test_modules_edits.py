@@ -54,7 +54,9 @@ def test_streams_are_replaced_and_tshark_finds_nothing_new(shared_pcaps, tshark,
     before, after = streams(source), streams(target)
     assert after == {key: tuple(stream.replace(pattern, replacement) for stream in pair) for key, pair in before.items()}
     assert any(pattern in stream for pair in before.values() for stream in pair)
-    assert new_anomalies(tshark, source, target) == collections.Counter()
+    # Where a capture has acknowledgements in front of the bytes they are about, they left before the edit was known.
+    early = {"ack_lost_segment": 1} if name == "peafowl_tcp_resegment-http_out_of_order_1.pcap" else {}
+    assert new_anomalies(tshark, source, target) == early
 
 
 def test_the_anomaly_check_can_fail(shared_pcaps, tshark, tmp_path):
@@ -187,3 +189,55 @@ def test_servers_are_asked_for_identity(asked, expected):
     done = run(AskIdentity, a=b"GET / HTTP/1.1\r\nHost: h\r\n" + asked + b"\r\n", b=ANSWER, cuts=[20, 30])
     assert done.a == b"GET / HTTP/1.1\r\nHost: h\r\n" + expected + b"\r\n"
     assert HttpStrip(identity=True).companions()[0].name == AskIdentity.name and not HttpStrip().companions()
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n8\r\nab<script\r\n5\r\nscrip\r\n7\r\nt>cdefg\r\n0\r\n\r\n"
+
+
+def body_of(response):
+    """Undo the chunks of a response with a plain reader."""
+    head, _, rest = response.partition(b"\r\n\r\n")
+    if b"chunked" not in head:
+        assert int(re.search(rb"Content-Length: (\d+)", head)[1]) == len(rest)
+        return rest
+    body = b""
+    while True:
+        size, _, rest = rest.partition(b"\r\n")
+        if int(size, 16) == 0:
+            assert rest == b"\r\n"
+            return body
+        body, rest = body + rest[:int(size, 16)], rest[int(size, 16):]
+        assert rest[:2] == b"\r\n"
+        rest = rest[2:]
+
+
+@pytest.mark.parametrize("answer, plain", [
+    (CHUNKED.replace(b"8\r\nab<script", b"9\r\nab<script"), b"ab<scriptscript>cdefg"),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 21\r\n\r\nab<script<script>cdefg"[:-1], b"ab<script<script>cdef"),
+])
+def test_bodies_are_stripped_and_stay_framed(answer, plain):
+    done = run(HttpStrip, a=REQUEST, b=answer, cuts=range(40, len(answer), 5), pattern=b"script")
+    assert body_of(done.b) == plain.replace(b"script", b"") and done.a == REQUEST
+
+
+def test_strip_on_a_real_capture(shared_pcaps, tshark, tmp_path):
+    source = shared_pcaps / "zeek_http-methods.pcap"
+    target = edited(tmp_path, source, HttpStrip(b"google"))
+    assert new_anomalies(tshark, source, target) == collections.Counter()
+    before, after = streams(source), streams(target)
+    assert before.keys() == after.keys() and before != after
+    # What is left of the pattern stands in heads, which are none of this module's business.
+    for key, (_, answer) in after.items():
+        assert b"google" not in answer.partition(b"\r\n\r\n")[2] or b"\r\n\r\n" not in answer, key
+
+
+def test_the_command_line_attaches_companions(tmp_path, capsys):
+    from conversations import exchange
+    from flowos.cli import main
+
+    source, target = save(tmp_path, exchange(REQUEST, ANSWER)), tmp_path / "out.pcap"
+    assert main(["run", str(source), "-w", str(target), "--attach", "http_strip:pattern=ell,identity=yes#3", "--quiet"]) == 0
+    capsys.readouterr()
+    connection, = flowos.open(target)
+    assert connection.a_to_b.read() == REQUEST.replace(b"gzip, br", b"identity")
+    assert connection.b_to_a.read() == ANSWER.replace(b"hello", b"ho").replace(b"Length: 5", b"Length: 2")

@@ -219,3 +219,57 @@ def test_the_decoder_registry():
     finally:
         flowos.unregister_decoder("gopher")
     assert flowos.get_decoder("gopher") is None
+
+
+def test_modules_are_loaded_found_and_unloaded(demo_capture):
+    with flowos.Engine(flowos.Config.offline()) as engine:
+        engine.add_port(demo_capture)
+        module = engine.load_module("byte_count")
+        assert engine.find_module("byte_count") is module and engine.find_module("no such") is None
+        with pytest.raises(flowos.UsageError, match="loaded already"):
+            engine.load_module("byte_count")
+        flow = engine.create_flow("all", "any")
+        attachment = engine.attach(module, flow)
+        assert flow.attachments == [attachment]
+        engine.unload_module("byte_count")
+        assert flow.attachments == [] and engine.find_module("byte_count") is None
+        with pytest.raises(flowos.UsageError, match="is not loaded"):
+            engine.unload_module(module)
+        with pytest.raises(flowos.UsageError, match="no module 'bytecount'|bytecount"):
+            engine.load_module("bytecount")
+
+
+def test_data_is_released_by_unit(demo_capture):
+    """Each byte is offered until it is released, and once more never."""
+    class Slow(flowos.Module):
+        protocol, hold = "tcp", 1e9
+
+        def __init__(self):
+            self.seen = {}
+
+        def process(self, window):
+            units, key = list(window.units), (window.connection.id, window.direction)
+            if window.complete or len(units) < 2:
+                self.seen[key] = self.seen.get(key, b"") + bytes(window.data)
+                return
+            self.seen[key] = self.seen.get(key, b"") + bytes(units[0].data)
+            window.release_units(1)
+
+    class All(flowos.Module):
+        protocol = "tcp"
+
+        def __init__(self):
+            self.seen = {}
+
+        def process(self, window):
+            key = window.connection.id, window.direction
+            self.seen[key] = self.seen.get(key, b"") + bytes(window.data)
+
+    found = []
+    for module in (Slow(), All()):
+        with flowos.Engine(flowos.Config.offline(deliver_units=4, batch=3)) as engine:
+            engine.add_port(demo_capture)
+            engine.attach(module)
+            engine.run()
+        found.append(module.seen)
+    assert found[0] == found[1]

@@ -7,6 +7,7 @@ Modules are named as `flowos modules` lists them, as path.py:Class, or by entry 
 @FLOW a module sees all traffic; without #ORDER modules come in the order given. With -w the run is
 in line: every packet that came leaves, edited where a module edits, in a valid capture.
 """
+import inspect
 import os
 import sys
 
@@ -97,7 +98,7 @@ class Session:
         self.inputs, self.interrupted, self.fault = arguments.inputs, False, None
         self.output = arguments.write
         self.engine = Engine(Config.offline(isolate=True, measure=True))
-        self.attached = []                 # (attachment, what was asked for)
+        self.attached = []                 # (attachment, what was asked for), companions before their modules
         self.emitter = Emitter([])
         try:
             for spec in arguments.inputs:
@@ -107,6 +108,8 @@ class Session:
             for name, match in flows:
                 self.engine.create_flow(name, match)
             self.emitter.sinks = [open_sink(spec) for spec in arguments.emit]
+            if arguments.threads != "inline" and "threads" not in inspect.signature(Engine.attach).parameters:
+                raise UsageFault(f"run: --threads {arguments.threads}: this engine runs modules inline only")
             for want, module in zip(asked, modules, strict=True):
                 self.attach(want, module, arguments)
         except BaseException:
@@ -114,12 +117,15 @@ class Session:
             raise
 
     def attach(self, want, module, arguments):
-        """Attach one module as asked."""
-        module.emit = self.emitter.of(module)
-        if arguments.fail is not None:
-            module.fail = arguments.fail
-        more = {"threads": arguments.threads} if arguments.threads != "inline" else {}
-        self.attached.append((self.engine.attach(module, want.flow, want.order, **more), want))
+        """Attach one module as asked, behind its companions if it has any."""
+        order = want.order
+        for module in [*getattr(module, "companions", list)(), module]:
+            module.emit = self.emitter.of(module)
+            if arguments.fail is not None:
+                module.fail = arguments.fail
+            more = {"threads": arguments.threads} if arguments.threads != "inline" else {}
+            self.attached.append((self.engine.attach(module, want.flow, order, **more), want))
+            order = None if order is None else order + 1
 
     def run(self, progress=None):
         """Run to the end of the inputs, or to Ctrl-C.

@@ -1,7 +1,7 @@
 """The handle on a connection (connection.pyx)."""
 from libc.stdint cimport uint32_t, uint64_t
 
-from flowos.core.core cimport fos_cold, fos_conn, fos_half
+from flowos.core.core cimport fos_cold, fos_conn, fos_end, fos_half
 from flowos.core.state cimport Core
 
 
@@ -23,6 +23,8 @@ cdef class Connection:
     cdef const fos_cold *cold(self)
     cdef const fos_half *half(self, int direction)
     cdef int settle(self) except -1
+    cdef int end_of(self, what, given, end, fos_end *into) except -1
+    cdef int fate(self, what, int reset) except -1
 
 
 cdef class Direction:

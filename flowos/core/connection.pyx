@@ -9,9 +9,12 @@ from collections import namedtuple
 
 cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
 
 from flowos.core.core cimport *
 from flowos.core.decoding cimport Decoding
+
+from flowos.core.errors import StaleError, UsageError
 
 STATES = {
     FOS_STATE_NEW: "new", FOS_STATE_SYN_SENT: "syn_sent", FOS_STATE_SYN_RECEIVED: "syn_received",
@@ -129,6 +132,84 @@ cdef class Connection:
         """Give 4 or 6."""
         return self.conn().key.ver
 
+    def matches(self, match):
+        """Say whether the connection's first packet matches: a text as `Engine.create_flow` takes, or a `Match`.
+
+        Of a connection that began before there were any flows, and of one that has ended, only addresses,
+        ports and protocol are known.  UsageError: the match is wrong.
+        """
+        from flowos.core.fields import place
+        from flowos.core.match import Match
+
+        cdef const fos_conn *c = self.conn()
+        wanted = match if isinstance(match, Match) else Match(match)
+        if not self.gone and self.cold().fields != NULL:
+            block = int.from_bytes((<const char *>self.cold().fields)[:128], "little")
+            return block & wanted.mask == wanted.value
+        a, b = self.a, self.b
+        family, names = (socket.AF_INET, ("nw_src", "nw_dst")) if c.key.ver == 4 else (socket.AF_INET6, ("ipv6_src", "ipv6_dst"))
+        block = place("dl_type", 0x0800 if c.key.ver == 4 else 0x86dd) | place("nw_proto", c.key.proto)
+        for name, end in zip(names, (a, b)):
+            block |= place(name, int.from_bytes(socket.inet_pton(family, end.addr), "big"))
+        if a.port is not None:
+            block |= place("tp_src", a.port) | place("tp_dst", b.port)
+        return block & wanted.mask == wanted.value
+
+    cdef int fate(self, what, int reset) except -1:
+        if self.gone:
+            raise StaleError(f"{what}: the connection has ended")
+        return not fos_fate_drop(self.core.c, self.index, reset)
+
+    def drop(self):
+        """Let nothing of the connection leave any more, in either direction; the ends are not told.
+
+        What has not left stays, the packet that is under way included; from `Module.opened` that is all.
+        False, and nothing changes, where its packets share frames with others, as in a tunnel.
+        StaleError: it has ended.
+        """
+        return bool(self.fate("drop()", 0))
+
+    def reset(self):
+        """Drop the connection and tell TCP's ends: the next packet is answered by a RST to each that has seen any.
+
+        Others than TCP's are dropped alone, and one that was dropped before stays as it is.  False and StaleError as for `drop`.
+        """
+        return bool(self.fate("reset()", 1))
+
+    cdef int end_of(self, what, given, end, fos_end *into) except -1:
+        """Read a translated end: (address, port), whose port is None where there are none."""
+        cdef bytes packed
+        family, size = (socket.AF_INET, 4) if self.ip_version == 4 else (socket.AF_INET6, 16)
+        try:
+            address, port = given
+            packed = socket.inet_pton(family, address)
+        except (TypeError, ValueError, OSError):
+            raise UsageError(f"translate: {what} is {given!r}, expected (IPv{self.ip_version} address, port)") from None
+        if (port is None) != (end.port is None) or port is not None and not 0 <= port <= 65535:
+            raise UsageError(f"translate: {what} has port {port!r}, expected {'none' if end.port is None else '0 to 65535'}")
+        memset(into, 0, sizeof(fos_end))
+        memcpy(into.addr, <const char *>packed, size)
+        into.port = port or 0
+        return 0
+
+    def translate(self, src=None, dst=None):
+        """Let packets from a to b leave with other ends, and those that come back find the connection: NAT.
+
+        `src` and `dst` are (address, port) in place of a and b; None keeps one.  What comes from b leaves as
+        from b to a, whether it is addressed to the new end or to a.  Modules see a and b.  False, and nothing
+        changes: the new tuple is another connection's, this one is translated already, or goes through a tunnel.
+        UsageError: not an end of this IP version.  StaleError: it has ended.
+        """
+        cdef fos_end ends[2]
+        if self.gone:
+            raise StaleError("translate(): the connection has ended")
+        if src is not None:
+            self.end_of("src", src, self.a, &ends[0])
+        if dst is not None:
+            self.end_of("dst", dst, self.b, &ends[1])
+        return fos_translate_set(self.core.c, self.index, NULL if src is None else &ends[0],
+                                 NULL if dst is None else &ends[1]) == 0
+
     @property
     def a(self):
         """Give the end that opened the connection: an `Endpoint`."""
@@ -165,7 +246,7 @@ cdef class Connection:
     @property
     def depth(self):
         """Count the IP headers around the transport: 1 when not tunnelled."""
-        return self.conn().depth & ~FOS_DEPTH_SHARED
+        return self.conn().depth & 0x1f
 
     @property
     def flow(self):

@@ -133,6 +133,8 @@ typedef struct fos_core {
     fos_pool lane_pool, parked, queued;
     int64_t keep_deadline;    /* in line: when the next retransmission timer runs out, or 0 */
     fos_lane *all_lanes, *touched_lanes;
+    struct fos_translations *translations;   /* connections that are translated (translate.h), or NULL */
+    uint8_t fated;            /* some connection was dropped by a module (fate.h) */
     fos_list merged;          /* connections whose lanes the merger looked after in this delivery */
     uint32_t lane_count;
     uint32_t in_line;         /* packets are to leave: each gets an entry in the log */

@@ -307,3 +307,13 @@ cdef extern from "loop.h" nogil:
     size_t fos_fragments_at(uint32_t size)
 
     fos_block *fos_block_new(fos_blocks *cache, size_t size)
+
+cdef extern from "fate.h" nogil:
+    int fos_fate_drop(fos_core *core, uint32_t index, int reset)
+
+cdef extern from "translate.h" nogil:
+    ctypedef struct fos_end:
+        uint8_t addr[16]
+        uint16_t port
+
+    int fos_translate_set(fos_core *core, uint32_t index, const fos_end *a2, const fos_end *b2)

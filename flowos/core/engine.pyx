@@ -25,7 +25,8 @@ from flowos.core.flowtable cimport FlowTable
 from flowos.core.decoding cimport Decoding
 from flowos.core.journal cimport FlowWindow, flow_window, give_back
 from flowos.core.lane cimport FOS_MAX_OUTLETS, FOS_MAX_ROUTES, FOS_MAX_STAGES, FOS_STAGE_WRITES, fos_lane, fos_outlet
-from flowos.core.lending cimport commit, forget, lane_at, offer, pooled, settle, settle_gone, stage_number, untouched
+from flowos.core.lending cimport (
+    commit, forget, lane_at, let_go, offer, pooled, settle, settle_gone, stage_number, untouched)
 from flowos.core.merge cimport fos_lane_of, fos_lane_touch, fos_merge
 from flowos.core.port cimport Port
 from flowos.core.reframing cimport Reframer
@@ -793,9 +794,9 @@ cdef class BaseEngine:
                     continue
                 for dir in range(2):
                     if lane.way[dir].stages[k].held_since and c.now - lane.way[dir].stages[k].held_since >= a.hold_ns:
-                        settle(self.core, self.serving, a, lane.index, True)
+                        let_go(self.core, a, lane, <uint32_t>k, dir)
+                        fos_lane_touch(c, lane)
                         fos_make_ready(c, lane.index, &c.table.conns[lane.index])   # later stages have something new
-                        break
             lane = lane.all_next
 
     cdef int _reframe(self, uint32_t index) except -1:

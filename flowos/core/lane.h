@@ -43,7 +43,8 @@ typedef struct fos_stage {
     int32_t order;            /* of the attachment */
     uint64_t unit;            /* index of the first unit of its level that it has not released */
     uint64_t seen_unit;       /* one past the last unit that it was lent, */
-    uint64_t seen_off;        /* ... and the original offset up to which: nothing new, no call */
+    uint64_t seen_off;        /* ... and the original offset up to which: nothing new, no call; */
+    uint64_t seen_skip;       /* ... with so many of the bytes inserted there */
     int64_t held_since;       /* capture time since which it holds what it was lent, or 0 */
     uint32_t bypass;          /* the module wants no more of this direction */
     uint32_t ended;           /* it was told that nothing more joins */
@@ -69,6 +70,7 @@ typedef struct fos_way {
     uint16_t mss;             /* largest payload to send, 0: not known */
     uint8_t acked;            /* acked_in and acked_out are valid */
     uint8_t fin_gone;
+    uint8_t forgot;           /* some of `sent` is forgotten: the map is right from its first edit on */
     uint8_t template_l3;
     uint8_t template_l4;
     uint16_t template_n;      /* bytes of the template, 0: none yet */
@@ -189,10 +191,11 @@ FOS_INLINE const fos_edits *fos_stage_input(const fos_way *w, uint32_t k) {
     return NULL;
 }
 
-/* Bytes that edits put in at `off`, in front of what is there. */
-static uint64_t fos_inserted_at(const fos_edits *e, uint64_t off) {
+/* How many bytes a list of edits (NULL: none) puts in front of the byte at `off`. */
+static uint64_t fos_inserted_at(const fos_edits *in, uint64_t off) {
     uint64_t n = 0;
-    for (uint32_t i = !e ? 0 : off ? fos_edits_above(e, off - 1) : e->first; e && i < e->end && e->items[i].pos == off; i++) n += e->items[i].inserted;
+    for (uint32_t i = in ? off ? fos_edits_above(in, off - 1) : in->first : 0; in && i < in->end && in->items[i].pos == off; i++)
+        n += in->items[i].inserted;
     return n;
 }
 
@@ -201,15 +204,14 @@ static uint64_t fos_inserted_at(const fos_edits *e, uint64_t off) {
 static fos_at fos_stage_limit(const fos_way *w, uint32_t k, uint64_t tail, uint32_t depends) {
     fos_at limit = {tail, FOS_ALL};
     const fos_stage *s = &w->stages[k];
-    for (uint32_t j = 0; j < k; j++) {
+    for (uint32_t j = k; j--;) {
         const fos_stage *e = &w->stages[j];
-        if (e->order == s->order && !(e->flags & FOS_STAGE_WRITES)) continue;
-        if (e->flags & FOS_STAGE_WRITES) limit = fos_at_least(limit, (fos_at){e->head, e->head == e->at.off ? FOS_ALL : 0});
-        else if ((s->flags & FOS_STAGE_WRITES) || (depends >> j & 1)) {
-            fos_at at = e->head < e->at.off ? (fos_at){e->head, 0} : e->at;
-            if (e->head == e->at.off && fos_inserted_at(fos_stage_input(w, j), at.off) <= at.skip) at.skip = FOS_ALL;
-            limit = fos_at_least(limit, at);
-        }
+        if (e->flags & FOS_STAGE_WRITES)      /* those before it are ahead of it */
+            return fos_at_least(limit, (fos_at){e->head, e->head == e->at.off ? FOS_ALL : 0});
+        if (e->order == s->order || !((s->flags & FOS_STAGE_WRITES) || (depends >> j & 1))) continue;
+        fos_at at = e->head < e->at.off ? (fos_at){e->head, 0} : e->at;
+        if (at.skip == fos_inserted_at(fos_stage_input(w, k), at.off)) at.skip = FOS_ALL;   /* with what has no bytes: a FIN */
+        limit = fos_at_least(limit, at);
     }
     return limit;
 }

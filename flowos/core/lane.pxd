@@ -48,6 +48,7 @@ cdef extern from "core.h" nogil:
         uint64_t unit
         uint64_t seen_unit
         uint64_t seen_off
+        uint64_t seen_skip
         int64_t held_since
         uint32_t bypass
         uint32_t ended
@@ -85,6 +86,7 @@ cdef extern from "core.h" nogil:
     int fos_stage_run(const fos_edits *edits, fos_at *at, fos_at to, uint64_t *start, const uint8_t **data,
                       const uint8_t **block, uint64_t *n)
     const fos_edits *fos_stage_input(const fos_way *w, uint32_t k)
+    uint64_t fos_inserted_at(const fos_edits *e, uint64_t off)
     fos_at fos_stage_limit(const fos_way *w, uint32_t k, uint64_t tail, uint32_t depends)
     uint64_t fos_edits_seq(const fos_edits *e, uint64_t pos)
     int fos_edits_share(fos_edits *e, uint64_t pos, uint64_t removed, const fos_edit *source)

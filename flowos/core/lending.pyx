@@ -6,7 +6,7 @@
 `offer` makes the windows of one attachment on one direction of a connection, `commit` takes one back
 with its edits and what it released, `settle` lets the stage pass what is not of its level, `forget`
 frees what all stages and the merger are done with.  Called by the engine only, in the pipeline's order.
-The file is long because what is lent and what is taken back must agree to the byte.
+The file is long because these share one way of reading where a stage stands.
 """
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -255,6 +255,14 @@ cdef uint32_t datagrams(Core core, Attachment a, uint32_t index, int dir, fos_st
     return n
 
 
+cdef inline bint beyond(fos_way *way, uint32_t k, fos_at limit) noexcept:
+    """Does a limit show the stage bytes that it was not lent before?"""
+    cdef fos_stage *st = &way.stages[k]
+    if limit.off != st.seen_off:
+        return limit.off > st.seen_off
+    return min(limit.skip, fos_inserted_at(fos_stage_input(way, k), limit.off)) > st.seen_skip
+
+
 cdef uint32_t ranged(Core core, list serving, Attachment a, uint32_t index, int dir, fos_lane *lane, uint32_t k, uint32_t n) except? 0xffffffff:
     """The window of a stage on the transport's stream, from where it stands to where it may go."""
     cdef fos_way *way = &lane.way[dir]
@@ -272,7 +280,8 @@ cdef uint32_t ranged(Core core, list serving, Attachment a, uint32_t index, int 
             break
         stop += 1
         u = fos_stream_unit(s, stop)
-    if st.seen_unit >= stop and st.seen_off >= limit.off and not (st.held_since and ends(core, index, dir) and not st.ended):
+    if st.seen_unit >= stop and not beyond(way, k, limit) and not (
+            st.held_since and not st.ended and stop == s.tail_index and ends(core, index, dir)):
         return n
     if not tcp and a.writes:
         while first < stop:
@@ -351,7 +360,7 @@ cdef uint32_t decoded(Core core, list serving, Attachment a, uint32_t index, int
         at = st.at
         limit = fos_stage_limit(way, k, s.tail_off, depends_on(serving, lane, a) if a.depends else 0)
         first = max(st.unit, head)
-        fresh = tail > st.seen_unit or limit.off > st.seen_off or (st.held_since and ends(core, index, dir) and not st.ended)
+        fresh = tail > st.seen_unit or beyond(way, <uint32_t>k, limit) or (st.held_since and ends(core, index, dir) and not st.ended)
         if not fresh:
             return n
         st.ended = ends(core, index, dir)
@@ -484,7 +493,7 @@ cdef int commit(Core core, list serving, Attachment a, Window w, bint failed) ex
         else:
             to = w.limit
             go(core, a, way, k, to, FOS_TAKE_PASS)
-        st.unit = w.stop + (w.decoding.gone[w.dir] if w.lvl == LEVEL_DECODER and w.decoding.native is None else 0)
+        st.unit = first_held(core, a, w, w.limit)
         st.held_since = 0
     else:
         if kept:
@@ -493,7 +502,7 @@ cdef int commit(Core core, list serving, Attachment a, Window w, bint failed) ex
         core.c.counters.v[FOS_C_windows_held] += 1
         if total - kept > a.hold_bytes:
             go(core, a, way, k, w.limit, FOS_TAKE_PASS)
-            st.unit = w.stop
+            st.unit = first_held(core, a, w, w.limit)
             st.held_since = 0
             core.c.counters.v[FOS_C_windows_hold_limit] += 1
             a.held += 1
@@ -501,6 +510,9 @@ cdef int commit(Core core, list serving, Attachment a, Window w, bint failed) ex
             st.held_since = core.c.now if core.c.now else 1
     st.seen_unit = w.stop + (w.decoding.gone[w.dir] if w.lvl == LEVEL_DECODER and w.decoding.native is None else 0)
     st.seen_off = w.limit.off
+    st.seen_skip = min(w.limit.skip, fos_inserted_at(fos_stage_input(way, k), w.limit.off))
+    if w.complete and ends(core, w.index, w.dir):
+        st.ended = True                       # it was told, whether or not the connection had a lane then
     st.head = st.out.shown = st.at.off
     return 0
 
@@ -540,18 +552,19 @@ cdef uint32_t plan_stage(Core core, Attachment a, uint32_t index):
 
 
 cdef uint64_t first_held(Core core, Attachment a, Window w, fos_at at):
-    """Number of the first unit with bytes at or behind a place."""
-    cdef uint64_t i
+    """Number of the first unit with bytes at or behind a place: the last one may be released in part."""
+    cdef uint64_t i = w.stop, gone = w.decoding.gone[w.dir] if w.made is not None else 0
     cdef fos_unit *u
-    for i in range(w.first, w.stop):
+    while i > w.first:
         if w.made is not None:
-            if w.made[i].end > at.off:
-                return i + w.decoding.gone[w.dir]
-            continue
-        u = fos_stream_unit(w.stream, i)
-        if (u.end if w.lvl == LEVEL_DECODER else u.off + u.len) > at.off:
-            return i
-    return w.stop
+            if w.made[i - 1].end <= at.off:
+                break
+        else:
+            u = fos_stream_unit(w.stream, i - 1)
+            if (u.end if w.lvl == LEVEL_DECODER else u.off + u.len) <= at.off:
+                break
+        i -= 1
+    return i + gone
 
 
 cdef int apply(Core core, Attachment a, Window w, fos_way *way, uint32_t k, uint64_t i, uint64_t j, bytes data) except -1:
@@ -673,6 +686,41 @@ cdef int settle(Core core, list serving, Attachment a, uint32_t index, bint forc
                     limit.skip = 0
                 go(core, a, way, k, limit, FOS_TAKE_PASS)
         st.head = st.out.shown = st.at.off
+    return 0
+
+
+cdef int let_go(Core core, Attachment a, fos_lane *lane, uint32_t k, int dir) except -1:
+    """Release what a stage holds in one direction, unchanged: what it was lent, not what came since."""
+    cdef fos_way *way = &lane.way[dir]
+    cdef fos_stage *st = &way.stages[k]
+    cdef Decoding decoding
+    cdef fos_stream *s
+    cdef fos_unit *u
+    cdef fos_at to
+    cdef uint64_t end = 0
+    to.off = st.seen_off
+    to.skip = st.seen_skip
+    if fos_at_before(st.at, to):
+        go(core, a, way, k, to, FOS_TAKE_PASS)
+    st.unit = max(st.unit, st.seen_unit)
+    if st.unit and st.unit == st.seen_unit:   # the last unit may have been lent in part
+        if a.lvl != LEVEL_DECODER:
+            s = fos_half_of(core.c, lane.index, dir).stream
+            u = fos_stream_unit(s, st.unit - 1) if s != NULL and st.unit > s.head_index else NULL
+            end = u.off + u.len if u != NULL else 0
+        else:
+            decoding = decoding_of(core, lane.index)
+            if reads(a, decoding) and decoding.native is not None:
+                u = fos_stream_unit(&decoding.up[dir], st.unit - 1) if st.unit > decoding.up[dir].head_index else NULL
+                end = u.end if u != NULL else 0
+            elif reads(a, decoding) and st.unit > decoding.gone[dir]:
+                end = decoding.made[dir][st.unit - 1 - decoding.gone[dir]].end
+        if end > st.at.off:
+            st.unit -= 1
+    st.held_since = 0
+    st.head = st.out.shown = st.at.off
+    core.c.counters.v[FOS_C_windows_hold_limit] += 1
+    a.held += 1
     return 0
 
 

@@ -13,6 +13,7 @@
 
 #include "keeping.h"
 #include "sctp.h"
+#include "translate.h"
 
 /* ---- the ages of connections: who is evicted first ------------------------------------------- */
 
@@ -60,6 +61,7 @@ static void fos_conn_free(fos_core *core, uint32_t index) {
         }
     }
     if (FOS_UNLIKELY(core->lane_count) && fos_lane_of(core, index)) fos_lane_free(core, fos_lane_of(core, index));
+    if (FOS_UNLIKELY(core->translations != NULL)) fos_translate_free(core, index);
     if (core->table.cold[index].fields) {
         fos_pool_give(&core->fields, core->table.cold[index].fields);
         core->table.cold[index].fields = NULL;

@@ -312,8 +312,10 @@ static void fos_burst(fos_core *core, const fos_ring *ring, uint32_t from, uint3
             for (int k = 0; k < count; k++) fos_packet(core, &pkts[k]);
         else
             for (int k = 0; k < count; k++)
-                if (pkts[k].log && pkts[k].depth == 1) fos_packet_in_line(core, &pkts[k]);
-                else core->table.conns[fos_packet(core, &pkts[k])].depth |= FOS_DEPTH_SHARED;
+                if (pkts[k].log && pkts[k].depth == 1) {
+                    if (FOS_UNLIKELY(core->translations != NULL)) fos_alias_resolve(core, &pkts[k]);
+                    fos_packet_in_line(core, &pkts[k]);
+                } else core->table.conns[fos_packet(core, &pkts[k])].depth |= FOS_DEPTH_SHARED;
         fos_defrag_sweep(&core->defrag);
     }
     FOS_COUNT_N(&core->counters, packets, n);
@@ -392,6 +394,7 @@ static void fos_core_destroy(fos_core *core) {
     fos_pool_destroy(&core->parked);
     fos_pool_destroy(&core->queued);
     fos_pool_destroy(&core->fields);
+    fos_translations_destroy(core);
     fos_table_destroy(&core->table);
     fos_blocks_destroy(&core->blocks);
 }

@@ -18,10 +18,11 @@
 #define FOS_MERGE_H
 
 #include "lifecycle.h"
+#include "fate.h"
 #include "repack.h"
 
 enum { FOS_MERGE_SEGS = 512 };            /* pieces of one packet's payload; more edits than that are joined */
-enum { FOS_EDITS_KEPT = 64 };             /* edits remembered behind the acknowledged bytes, for late packets */
+enum { FOS_EDITS_KEPT = 256 };            /* edits remembered behind the acknowledged bytes, for late packets */
 
 /* ---- TCP as it leaves -------------------------------------------------------------------------- */
 
@@ -81,6 +82,9 @@ static void fos_merge_respin(const fos_core *core, const fos_lane *lane, int dir
     if ((th[13] & FOS_TCP_ACK) && (other->flags & FOS_HALF_STARTED)) {
         r->q = fos_raw_offset(other, ack, back->gone);
         r->final = r->q > (uint64_t)1 << 62 ? r->q : fos_merge_ack(core, lane, !dir, r->q);
+        const fos_way *w = &lane->way[dir];
+        if (back->forgot && w->acked && r->q < w->acked_in && r->q < back->sent.items[back->sent.first].pos)
+            r->final = w->acked_out;          /* an old one, of bytes whose edits are forgotten: the newest says as much */
         r->acks = r->q <= (uint64_t)1 << 62;
         if (r->acks) r->ack = other->origin + (uint32_t)r->final;
         const uint8_t *at;
@@ -112,6 +116,7 @@ static void fos_merge_note(fos_core *core, fos_lane *lane, int dir, const uint8_
             if (e->pos + e->removed >= r->q) break;
             fos_edit old = fos_edits_take(&back->sent);
             if (old.data) fos_block_drop(&core->blocks, old.data);
+            back->forgot = 1;
         }
     }
 }
@@ -134,8 +139,11 @@ static int fos_merge_take(fos_core *core, fos_lane *lane, int dir, uint64_t end,
     int n = 0;
     while (from && fos_edits_count(from) && fos_merge_due(lane, w, &from->items[from->first], end, datagram)) {
         fos_edit edit = fos_edits_take(from);
-        for (uint32_t k = lane->stage_count; k-- && !(w->stages[k].flags & FOS_STAGE_WRITES);)   /* they stood behind it */
-            if (w->stages[k].at.off == edit.pos) w->stages[k].at.skip -= edit.inserted;
+        for (uint32_t k = lane->stage_count; k-- && !(w->stages[k].flags & FOS_STAGE_WRITES);) {   /* they stood behind it */
+            fos_stage *s = &w->stages[k];
+            if (s->at.off == edit.pos) s->at.skip -= edit.inserted;
+            if (s->seen_off == edit.pos) s->seen_skip -= edit.inserted < s->seen_skip ? edit.inserted : s->seen_skip;
+        }
         if (fos_edits_give(&w->sent, edit)) { core->failed = 1; return -1; }
         n++;
     }
@@ -255,7 +263,7 @@ static void fos_merge_tcp_unit(fos_core *core, fos_lane *lane, int dir, const fo
     uint64_t s = u->off, e = u->off + u->len, total = u->len;
     uint32_t before = w->sent.end - w->sent.first;
     uint64_t final = fos_edits_seq(&w->sent, s);
-    int taken = fos_merge_take(core, lane, dir, e, 0);
+    int taken = u->kind == FOS_UNIT_SYN ? 0 : fos_merge_take(core, lane, dir, e, 0);   /* a SYN goes before all bytes */
     if (taken < 0) return;
     uint32_t first = w->sent.first + before;
     int spans = before && u->len && w->sent.items[first - 1].pos + w->sent.items[first - 1].removed > s;
@@ -312,16 +320,18 @@ static void fos_merge_datagram(fos_core *core, fos_lane *lane, int dir, const fo
     uint32_t before = w->sent.end - w->sent.first;
     int taken = fos_merge_take(core, lane, dir, u->off + u->len, 1);
     if (taken < 0) return;
+    uint32_t first = w->sent.first + before;
+    int spans = before && u->len && w->sent.items[first - 1].pos + w->sent.items[first - 1].removed > u->off;
     uint16_t link = u->flags & FOS_UNIT_REASSEMBLED ? 101 : w->link;
-    if (!taken) {
+    if (!taken && !spans) {
         FOS_COUNT(&core->counters, merged_unchanged);
         fos_merge_send(core, u->frame, u->captured, u->wire, ts, link, w->iface);
         return;
     }
     fos_seg segs[FOS_MERGE_SEGS];
     uint64_t total;
-    uint32_t count = fos_merge_segs(&w->sent, w->sent.first + before, u->off, u->off + u->len, u->frame + u->payload, segs, &total);
-    if (!total) FOS_COUNT(&core->counters, merged_emptied);
+    uint32_t count = fos_merge_segs(&w->sent, first, u->off, u->off + u->len, u->frame + u->payload, segs, &total);
+    if (!total) FOS_COUNT(&core->counters, merged_dropped);
     else {
         uint8_t *out = fos_outlets_room(&core->outlets);
         if (!out) { core->failed = 1; return; }
@@ -434,8 +444,13 @@ static void fos_merge_bare(fos_core *core, fos_lane *lane, int dir, fos_transit 
 FOS_INLINE int fos_merge_awaits(const fos_core *core, const fos_lane *lane, int dir, uint64_t off, uint64_t number) {
     const fos_way *w = &lane->way[dir];
     const fos_stream *s = fos_half_of(core, lane->index, dir)->stream;
-    const fos_unit *u = s ? fos_stream_unit(s, w->next_unit) : NULL;
-    return u && u->packet < number && u->off < off;
+    /* One may have come early and wait for one that came late. */
+    for (uint64_t i = w->next_unit; s && i < s->tail_index; i++) {
+        const fos_unit *u = fos_stream_unit(s, i);
+        if (!u || u->off >= off) return 0;
+        if (u->packet < number) return 1;
+    }
+    return 0;
 }
 
 /* May a packet with this header leave, as far as the bytes that it acknowledges go? */
@@ -443,7 +458,9 @@ FOS_INLINE int fos_merge_ack_clear(const fos_core *core, const fos_lane *lane, i
     const fos_half *other = fos_half_of(core, lane->index, !dir);
     if (!(th[13] & FOS_TCP_ACK) || !(other->flags & FOS_HALF_STARTED)) return 1;
     uint64_t q = fos_raw_offset(other, fos_be32(th + 8), lane->way[!dir].gone);
-    return q > (uint64_t)1 << 62 || !fos_merge_awaits(core, lane, !dir, q, number);
+    if (q > (uint64_t)1 << 62) return 1;
+    if (lane->writes && other->ooo && other->ooo->pieces.first && q > lane->way[!dir].gone) return 0;   /* of what waits here */
+    return !fos_merge_awaits(core, lane, !dir, q, number);
 }
 
 /* A FIN that came ahead of earlier bytes: the frame is that of the packet that completed them. */
@@ -593,6 +610,8 @@ FOS_INLINE int fos_merge_keeps(fos_core *core, fos_lane *lane) {
 }
 
 static void fos_merge_entry(fos_core *core, const fos_transit *t) {
+    if (FOS_UNLIKELY(core->translations != NULL)) fos_translate_leaving(core, t->conn);
+    if (FOS_UNLIKELY(fos_fate_drops(core, t->conn))) { fos_fate_packet(core, t); return; }
     fos_lane *lane = t->conn ? fos_lane_of(core, t->conn) : NULL;
     if (FOS_LIKELY(!lane)) {
         if (FOS_UNLIKELY(t->flags & FOS_TRANSIT_AHEAD) && core->plans[core->table.conns[t->conn].flow].writes)
@@ -655,7 +674,8 @@ static void fos_merge(fos_core *core) {
         lane->touched = 0;
         if (fos_list_add(&core->merged, lane->index)) core->failed = 1;
         int over = core->table.conns[lane->index].flags & FOS_CONN_CLOSED;
-        if (core->in_line) {
+        if (FOS_UNLIKELY(core->translations != NULL)) fos_translate_leaving(core, lane->index);
+        if (core->in_line && !fos_fate_drops(core, lane->index)) {
             fos_lane_drain(core, lane, FOS_ALL, core->now, over);
             for (int dir = 0; dir < 2; dir++) fos_way_trailing(core, lane, dir, core->now);
             if (core->live && fos_merge_keeps(core, lane)) {
@@ -668,6 +688,7 @@ static void fos_merge(fos_core *core) {
         if (!core->stable) fos_lane_spill(core, lane);
     }
     if (core->live) fos_keep_timers(core);
+    core->outlets.change_with = NULL;
     if (core->outlets.count) fos_outlets_sync(&core->outlets);
 }
 

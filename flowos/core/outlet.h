@@ -32,6 +32,8 @@ typedef struct fos_outlets {
     uint8_t route[FOS_MAX_ROUTES];   /* by the interface that a packet came from */
     uint8_t *scratch;
     size_t used;
+    const void *change_with;  /* not NULL: frames are changed as they leave, by `change` */
+    void (*change)(const void *with, uint8_t *frame, uint32_t n, uint16_t link);
 } fos_outlets;
 
 static int fos_outlets_sync(fos_outlets *o) {
@@ -51,11 +53,25 @@ static uint8_t *fos_outlets_room(fos_outlets *o) {
 /* Keep the n bytes that were put into the room until they are sent. */
 FOS_INLINE void fos_outlets_keep(fos_outlets *o, size_t n) { o->used += (n + 63) & ~(size_t)63; }
 
+/* A frame that is changed as it leaves: one of ours where it lies, else a copy. */
+FOS_NOINLINE const uint8_t *fos_outlets_change(fos_outlets *o, const uint8_t *frame, uint32_t n, uint16_t link) {
+    uint8_t *out = (uint8_t *)(uintptr_t)frame;
+    if (!o->scratch || frame < o->scratch || frame >= o->scratch + FOS_SCRATCH) {
+        out = n <= FOS_SCRATCH_FRAME ? fos_outlets_room(o) : NULL;
+        if (!out) return frame;
+        memcpy(out, frame, n);
+        fos_outlets_keep(o, n);
+    }
+    o->change(o->change_with, out, n, link);
+    return out;
+}
+
 /* Send a frame by the way that leads from interface `iface`: 1, or 0 when it was dropped. */
 static int fos_outlets_send(fos_outlets *o, fos_counters *counters, const uint8_t *frame, uint32_t n, uint32_t wire,
                             int64_t ts, uint16_t link, uint16_t iface) {
     uint8_t way = o->route[iface < FOS_MAX_ROUTES ? iface : 0];
     if (FOS_UNLIKELY(way >= o->count)) { FOS_COUNT(counters, merged_no_port); return 0; }
+    if (FOS_UNLIKELY(o->change_with != NULL)) frame = fos_outlets_change(o, frame, n, link);
     fos_outlet *out = &o->list[way];
     fos_ring *tx = out->tx;
     if (FOS_UNLIKELY(tx->head == tx->tail)) {

@@ -1006,6 +1006,24 @@ cdef class Window:
         self.asked = True
         self.kept = upto_index
 
+    def release_units(self, n):
+        """Release the first n data units of the window; the rest is offered again (D3.2, ReleaseDataByUnit)."""
+        cdef DataUnit u
+        units = list(self.units)
+        if not 0 <= n <= len(units):
+            raise UsageError(f"release_units: {n} of {len(units)} units")
+        if n == len(units):
+            self.release()
+            return
+        u = <DataUnit>units[n]
+        low = u.u.start if u.lvl == LEVEL_DECODER else u.u.off
+        self.size()
+        for i in range(self.seg_count):
+            if self.marks[i].at.off >= low:
+                self.release(upto=self.offset + self.segs[i].at)
+                return
+        self.release(keep=0)
+
     @property
     def writable(self):
         """Say whether it may be edited: the module's mode is RDWR, and the packets are not in a tunnel."""

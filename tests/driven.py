@@ -1,0 +1,228 @@
+"""An engine and the pipeline's model driven side by side: the same packets, the same modules, step by step.
+
+    packets ──┬─► engine with a recorder at "tcp" ──► units, delivery by delivery ──► models.pipeline
+              └─► engine with the modules under test ──► what they saw, what left
+
+Reassembly has a model of its own (models.tcp): here the recorder's units are the input.  Each TCP
+packet carries its number in its window field, so that what leaves can be traced to what came.
+"""
+import random
+import struct
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import flowos
+from flowos.core.pipe import pipe
+from flowos.packets import valid
+from models import build
+from models.pipeline import Answer, Edit, Pipeline, Stage, Unit, View
+
+MASK = 0xFFFFFFFF
+SLOTS = 1024
+
+
+class Deliberate(Exception):
+    """What a module under test raises on purpose."""
+
+
+@dataclass(frozen=True)
+class Habit:
+    """A module's decision, a function from View to Answer that depends on nothing but the View.
+
+    It deletes, replaces, inserts, drops, holds, releases partly and fails; a `steady` one only edits.
+    """
+
+    seed: int
+    reads: bool = False
+    steady: bool = False
+
+    def __call__(self, view):
+        size = view.tail - view.head
+        if not size and not view.complete:
+            return Answer()                   # a SYN alone, or units that an earlier stage emptied
+        dice = random.Random(f"{self.seed} {view[:4]} {view.complete}")
+        release = None if self.steady or dice.random() < 0.6 else dice.choice([0, size // 2, dice.randint(0, size)])
+        fails = not self.steady and dice.random() < 0.08
+        if self.reads:
+            return Answer(release=release, fails=fails)
+        edits, at, most = [], 0, size if release is None else release
+        while dice.random() < 0.5:
+            start = dice.randint(at, most)
+            end = dice.choice([start, min(most, start + dice.randint(0, 4)), most if dice.random() < 0.1 else start])
+            data = dice.randbytes(dice.choice([0, 1, 3, 3, 40]))
+            if end == start and (not data or edits and edits[-1].end == start):
+                break
+            edits.append(Edit(start, end, data))
+            at = end
+        if not edits and view.units and release is None and dice.random() < 0.15:
+            return Answer(drop=dice.randrange(view.units), fails=fails)
+        return Answer(tuple(edits), release=release, fails=fails)
+
+
+class Driven(flowos.Module):
+    """A module that does what its stage's decision says, and writes down what it saw."""
+
+    def __init__(self, stage, protocol="tcp", name="driven"):
+        self.decide, self.protocol, self.name = stage.decide, protocol, name
+        self.mode = flowos.RDWR if stage.writes else flowos.RDONLY
+        self.hold, self.hold_bytes = stage.hold / 1e9, stage.hold_bytes
+        self.seen = []
+
+    def process(self, window):
+        if window.head == window.tail and not window.complete:
+            return
+        units = [unit for unit in window.units if unit.kind == "data"]
+        view = View(window.connection.id, window.direction, window.head, window.tail, bytes(window.data),
+                    window.complete, len(units))
+        self.seen.append(view)
+        answer = self.decide(view)
+        for start, end, data in answer.edits:
+            if start == end:
+                window.insert(window.head + start, data)
+            elif data:
+                window.replace(window.head + start, window.head + end, data)
+            else:
+                window.delete(window.head + start, window.head + end)
+        if answer.drop is not None:
+            window.drop(units[answer.drop])
+        if answer.release is not None:
+            window.release(upto=window.head + answer.release)
+        if answer.fails:
+            raise Deliberate
+
+
+class Recorder(flowos.Module):
+    """Writes down every unit of the transport's streams as the model wants them."""
+
+    name, protocol = "recorder", "transport"
+
+    def __init__(self):
+        self.units, self.ended = [], []
+        self.ends, self.origin, self.protocols = {}, {}, {}
+
+    def opened(self, connection):
+        self.ends[connection.id] = tuple(connection.a), tuple(connection.b)
+
+    def process(self, window):
+        number, direction = window.connection.id, window.direction
+        for unit in window.units:
+            data = bytes(unit.data) if unit.kind == "data" else None
+            self.units.append((number, direction, Unit(unit.kind, unit.offset, unit.length, data)))
+
+    def closed(self, connection, reason):
+        self.ended.append(connection.id)
+        for direction, way in enumerate((connection.a_to_b, connection.b_to_a)):
+            self.origin[connection.id, direction] = way
+
+    def taken(self):
+        """Give what came since the last call, and forget it: (units, connections that ended)."""
+        given = self.units, self.ended
+        self.units, self.ended = [], []
+        return given
+
+
+class Left(NamedTuple):
+    """A TCP packet, or a UDP datagram, as it came or left."""
+
+    ts: int
+    frame: bytes
+    src: tuple
+    dst: tuple
+    number: int                               # of the packet that brought it
+    seq: int
+    ack: int | None
+    flags: int
+    payload: bytes
+
+
+def parse(ts, frame):
+    """Take a frame of models.build apart."""
+    packet = frame[14:]
+    if packet[0] >> 4 == 4:
+        protocol, at, total = packet[9], 20, struct.unpack_from(">H", packet, 2)[0]
+        src, dst = (".".join(map(str, packet[i:i + 4])) for i in (12, 16))
+    else:
+        protocol, at, total = packet[6], 40, 40 + struct.unpack_from(">H", packet, 4)[0]
+        import ipaddress
+        src, dst = (str(ipaddress.ip_address(packet[i:i + 16])) for i in (8, 24))
+    sport, dport = struct.unpack_from(">HH", packet, at)
+    if protocol == build.UDP:
+        return Left(ts, frame, (src, sport), (dst, dport), 0, 0, None, 0, packet[at + 8:total])
+    seq, ack, offset, flags, window = struct.unpack_from(">IIBBH", packet, at + 4)
+    return Left(ts, frame, (src, sport), (dst, dport), window, seq, ack if flags & 16 else None, flags,
+                packet[at + (offset >> 4) * 4:total])
+
+
+def record(packet, number, a, b):
+    """Turn a packet of the TCP model into (ts, frame); its number is its window."""
+    here, there = (a, b) if packet.direction == 0 else (b, a)
+    segment = build.tcp(here, there, packet.seq, packet.ack if packet.flags & 16 else 0, packet.flags, packet.payload,
+                        window=number)
+    return packet.ts, build.ethernet(build.ip(here, there, build.TCP, segment))
+
+
+class Pair:
+    """Two engines and the model, fed alike."""
+
+    def __init__(self, stages, protocols=None, unstable=True):
+        config = flowos.Config.offline(isolate=True)
+        self.recorder = Recorder()
+        self.modules = [Driven(stage, protocol, f"driven{k}")
+                        for k, (stage, protocol) in enumerate(zip(stages, protocols or ["tcp"] * len(stages)))]
+        self.model = Pipeline(stages)
+        self.engines, self.ports, self.outputs = [], [], []
+        for modules in ([self.recorder], self.modules):
+            engine = flowos.Engine(config)
+            ours, theirs = pipe("in", SLOTS, buffer_size=4096)
+            engine.add_port(theirs)
+            out, end = pipe("out", SLOTS * 4, buffer_size=4096)
+            engine.add_output(out)
+            for k, module in enumerate(modules):
+                engine.attach(module, None, order=stages[k].order if modules is self.modules else None)
+            self.engines.append(engine)
+            self.ports.append(ours)
+            self.outputs.append(end)
+        self.came, self.left, self.now = [], [], 0
+
+    def flush(self, frames):
+        """Send frames through both engines as one delivery, and through the model; compare what modules saw."""
+        for port in self.ports:
+            for ts, frame in frames:
+                assert port.send(frame, ts)
+            port.tx_sync()
+        for ts, frame in frames:
+            self.came.append(parse(ts, frame))
+            self.now = max(self.now, ts)
+        for engine in self.engines:
+            for _ in range(len(self.modules) + 2):   # takes them; finds nothing, and delivers; what was held too long goes on
+                engine.step()
+        self.compare()
+
+    def finish(self):
+        """End the input."""
+        for port in self.ports:
+            port.close()
+        for engine in self.engines:
+            while engine.step():
+                pass
+        self.compare()
+
+    def close(self):
+        for engine in self.engines:
+            engine.close()
+
+    def compare(self):
+        """Give the model what the recorder saw, and hold the engine to what the model says."""
+        units, closed = self.recorder.taken()
+        self.model.deliver(self.now, units, closed)
+        for _ in self.modules:
+            self.model.deliver(self.now, ())
+        self.engines[1]._check()
+        self.left += [parse(*packet) for packet in self.outputs[1].receive()]
+        self.outputs[0].receive()
+        for k, module in enumerate(self.modules):
+            expected = [view for view in self.model.seen[k] if view.tail > view.head or view.complete]
+            for way in {view[:2] for view in module.seen + expected}:
+                saw, should = ([view for view in views if view[:2] == way] for views in (module.seen, expected))
+                assert saw == should, f"stage {k} saw {saw}, by the model {should}"
+

@@ -16,12 +16,13 @@
  * Neither end is end to end any more: what an end is told to have arrived is with us.  So a kept
  * connection is never forgotten while its two sides count differently: when it is idle for too long
  * both ends are asked, and when it must go both are reset.  Writer: the engine loop.
- * The file is long because a sender's timers, windows and repairs are one machine.
  */
 #ifndef FOS_KEEPING_H
 #define FOS_KEEPING_H
 
+#include "fate.h"
 #include "sending.h"
+#include "translate.h"
 
 enum { FOS_KEEP_TRIES = 15 };             /* time-outs in a row before both sides are reset: RFC 1122's R2 and more */
 enum { FOS_KEEP_ACKS = 4 };               /* duplicate acknowledgements sent at once: three start a fast retransmission */
@@ -62,10 +63,16 @@ static int fos_keep_over(const fos_lane *lane) {
     return (a->fin_acked && b->fin_acked) || (a->reset && b->reset);
 }
 
+/* What is sent next is this connection's: addresses are translated as it leaves. */
+FOS_INLINE void fos_keep_leaves(fos_core *core, const fos_lane *lane) {
+    if (FOS_UNLIKELY(core->translations != NULL)) fos_translate_leaving(core, lane->index);
+}
+
 /* A kept connection was idle for its time-out.  1: it must stay, and its ends are asked whether they are there. */
 FOS_NOINLINE int fos_keep_lingers(fos_core *core, uint32_t index) {
     fos_lane *lane = core->table.lanes[index];
-    if (!lane || !lane->way[0].keep || fos_keep_over(lane) || fos_keep_even(core, lane)) return 0;
+    if (!lane || !lane->way[0].keep || fos_keep_over(lane) || fos_keep_even(core, lane) || fos_fate_drops(core, index)) return 0;
+    fos_keep_leaves(core, lane);
     if (lane->probes++ >= FOS_KEEP_PROBES) {
         FOS_COUNT(&core->counters, kept_given_up);
         for (int dir = 0; dir < 2; dir++) fos_keep_reset(core, lane, dir, core->now);
@@ -87,6 +94,15 @@ static void fos_keep_end(fos_core *core, fos_lane *lane, int reason) {
         fos_keep_push(core, lane, dir, now);
     }
     for (int dir = 0; dir < 2; dir++) fos_keep_reset(core, lane, dir, now);
+}
+
+/* A module ended the connection: each end is told in its own numbers, if it is to be told at all. */
+FOS_NOINLINE void fos_keep_dropped(fos_core *core, fos_lane *lane) {
+    fos_conn *c = &core->table.conns[lane->index];
+    FOS_COUNT(&core->counters, merged_dropped);
+    if (!(c->depth & FOS_DEPTH_RESET)) return;
+    c->depth &= (uint8_t)~FOS_DEPTH_RESET;
+    for (int dir = 0; dir < 2; dir++) fos_keep_reset(core, lane, dir, core->now);
 }
 
 /* The timer of a way ran out. */
@@ -332,10 +348,11 @@ static void fos_keep_timers(fos_core *core) {
     if (!core->keep_deadline || core->now < core->keep_deadline) return;
     int64_t next = 0;
     for (fos_lane *lane = core->all_lanes; lane; lane = lane->all_next) {
-        if (!lane->way[0].keep) continue;
+        if (!lane->way[0].keep || fos_fate_drops(core, lane->index)) continue;
         for (int dir = 0; dir < 2; dir++) {
             fos_keep *k = lane->way[dir].keep;
             if (k->deadline && k->deadline <= core->now) {
+                fos_keep_leaves(core, lane);
                 fos_keep_timeout(core, lane, dir, core->now);
                 fos_keep_push(core, lane, dir, core->now);
             }

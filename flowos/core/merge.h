@@ -655,8 +655,12 @@ FOS_INLINE int fos_merge_keeps(fos_core *core, fos_lane *lane) {
 
 static void fos_merge_entry(fos_core *core, const fos_transit *t) {
     if (FOS_UNLIKELY(core->translations != NULL)) fos_translate_leaving(core, t->conn);
-    if (FOS_UNLIKELY(fos_fate_drops(core, t->conn))) { fos_fate_packet(core, t); return; }
     fos_lane *lane = t->conn ? fos_lane_of(core, t->conn) : NULL;
+    if (FOS_UNLIKELY(fos_fate_drops(core, t->conn))) {
+        if (lane && lane->way[0].keep) fos_keep_dropped(core, lane);
+        else fos_fate_packet(core, t);
+        return;
+    }
     if (FOS_LIKELY(!lane)) {
         if (FOS_UNLIKELY(t->flags & (FOS_TRANSIT_AHEAD | FOS_TRANSIT_END)) && core->plans[core->table.conns[t->conn].flow].writes)
             lane = fos_merge_lane_at(core, t);

@@ -4,7 +4,8 @@
       |--gone-----|--seen------------|> begins here, at a unit's border ...
 
 What went becomes a stage without a module: it lets go of what was held, and stays until its edits have
-left.  What comes begins behind all that any later stage, or the merger, may have seen (docs/in-line.md).  Called by the engine between deliveries.
+left.  What comes begins behind all that any later stage, or the merger, may have seen
+(docs/in-line.md).  Called by the engine between deliveries.
 """
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport realloc

@@ -156,4 +156,5 @@ class Machine(RuleBasedStateMachine):
                 self.pair.close()
 
 
-TestMachine = Machine.TestCase
+#: Thousands of random pipelines; it still finds what acknowledgements of rare streams should say.
+TestMachine = pytest.mark.soak(Machine.TestCase)

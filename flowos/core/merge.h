@@ -370,7 +370,14 @@ static void fos_merge_make(fos_core *core, fos_lane *lane, int dir, uint64_t fin
                            int64_t ts) {
     const fos_way *w = &lane->way[dir];
     fos_respun r = {.seq = fos_half_of(core, lane->index, dir)->origin + (uint32_t)final, .acks = w->acked, .q = w->acked_in,
-                    .final = w->acked_out, .ack = fos_half_of(core, lane->index, !dir)->origin + (uint32_t)w->acked_out};
+                    .final = w->acked_out};
+    const fos_half *other = fos_half_of(core, lane->index, !dir);
+    if (!w->acked && (w->template[w->template_l4 + 13] & FOS_TCP_ACK) && (other->flags & FOS_HALF_STARTED)) {
+        const fos_way *back = &lane->way[!dir];   /* what the header says, as far as that left */
+        uint64_t q = fos_raw_offset(other, fos_be32(w->template + w->template_l4 + 8), back->gone);
+        r.final = fos_merge_ack(core, lane, !dir, q < back->gone ? q : back->gone);
+    }
+    r.ack = other->origin + (uint32_t)r.final;
     uint8_t flags = (uint8_t)((w->template[w->template_l4 + 13] & ~(FOS_TCP_SYN | FOS_TCP_FIN | FOS_TCP_RST)) | FOS_TCP_PSH);
     if (w->acked) flags |= FOS_TCP_ACK;
     fos_merge_build(core, lane, dir, w->template, w->template_n, w->template_l3, w->template_l4, &r, flags, segs, count, total, 0, ts,

@@ -140,7 +140,7 @@ class Direction:
             return
         got = self.offset(packet.ack, len(self.final))
         low, high = self.place(source.ack)
-        low = min(low, self.acknowledged)     # one that was made says what was said before
+        low, high = min(low, self.acknowledged), max(high, self.acknowledged)   # one that was made says what was said before
         self.acknowledged = max(self.acknowledged, got)
         assert low <= got <= high, f"{self.name}: packet {packet.number} acknowledges {got}, not {low} to {high}"
         early = [i for i in range(min(got, len(self.final))) if i not in self.gone and self.final[i].value is not None]

@@ -355,6 +355,7 @@ FOS_UNUSED static int fos_core_add_plan(fos_core *core) {
 
 static void fos_core_destroy(fos_core *core) {
     while (core->all_lanes) fos_lane_free(core, core->all_lanes);
+    free(core->segs);
     free(core->log.items);
     free(core->merged.items);
     free(core->outlets.scratch);

@@ -452,12 +452,23 @@ static void fos_merge_bare(fos_core *core, fos_lane *lane, int dir, fos_transit 
         fos_way_trailing(core, lane, dir, ts);
         w->fin_gone = 1;
     }
+    const uint8_t *th = t->frame + t->l4;
+    if (t->flags & FOS_TRANSIT_TCP && !(t->flags & FOS_TRANSIT_OFF) && !(t->tcp_flags & FOS_TCP_SYN)) {
+        fos_respun r;                         /* its own stream never began: what it acknowledges is mapped all the same */
+        fos_merge_respin(core, lane, dir, th, 0, 0, &r);
+        if (r.changed) fos_merge_rewrite(core, t->frame, t->captured, t->wire, t->l3, t->l4, &r, ts, t->link, t->iface);
+        else {
+            FOS_COUNT(&core->counters, merged_unchanged);
+            fos_merge_send(core, t->frame, t->captured, t->wire, ts, t->link, t->iface);
+        }
+        fos_merge_note(core, lane, dir, t->frame, t->l3, t->l4, t->l4 + fos_tcp_header_len(th), &r);
+        return;
+    }
     if (!(t->flags & FOS_TRANSIT_TCP) || !(t->flags & FOS_TRANSIT_OFF) || t->off < 0) {
         FOS_COUNT(&core->counters, merged_unchanged);
         fos_merge_send(core, t->frame, t->captured, t->wire, ts, t->link, t->iface);
         return;
     }
-    const uint8_t *th = t->frame + t->l4;
     uint64_t off = (uint64_t)t->off;
     const fos_half *h = fos_half_of(core, lane->index, dir);
     fos_respun r;
@@ -525,7 +536,8 @@ FOS_INLINE int fos_merge_awaits(const fos_core *core, const fos_lane *lane, int 
 /* May a packet with this header leave, as far as the bytes that it acknowledges go? */
 FOS_INLINE int fos_merge_ack_clear(const fos_core *core, const fos_lane *lane, int dir, const uint8_t *th, uint64_t number) {
     const fos_half *other = fos_half_of(core, lane->index, !dir);
-    if (!(th[13] & FOS_TCP_ACK) || !(other->flags & FOS_HALF_STARTED)) return 1;
+    if (!(th[13] & FOS_TCP_ACK)) return 1;
+    if (!(other->flags & FOS_HALF_STARTED)) return !(other->flags & FOS_HALF_PICKUP);   /* where its stream begins is still open */
     uint64_t q = fos_raw_offset(other, fos_be32(th + 8), lane->way[!dir].gone);
     if (q > (uint64_t)1 << 62) return 1;
     if (lane->writes && other->ooo && other->ooo->pieces.first && q > lane->way[!dir].gone) return 0;   /* of what waits here */
@@ -600,7 +612,7 @@ static int fos_merge_next_parked(fos_core *core, fos_lane *lane, int dir, uint64
         if (half->flags & FOS_HALF_STARTED) { /* where its stream begins was not known when it came */
             t->off = (int64_t)fos_raw_offset(half, fos_be32(t->frame + t->l4 + 4), w->gone);
             t->flags |= FOS_TRANSIT_OFF;
-        } else if (t->paylen && !force) return 0;
+        } else if ((t->paylen || half->flags & FOS_HALF_PICKUP) && !force) return 0;
     }
     if (!force) {
         if ((t->flags & FOS_TRANSIT_OFF) && fos_merge_awaits(core, lane, dir, (uint64_t)t->off, t->number) && t->off > 0) return 0;

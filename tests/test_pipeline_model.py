@@ -71,6 +71,7 @@ class Machine(RuleBasedStateMachine):
         self.sides = [Sides(i, isns[2 * i:2 * i + 2], versions[i], lambda: self.now) for i in range(2)]
         for sides, late in zip(self.sides, picked_up):
             if not late:
+                sides.opened = True
                 sides.packet(0, -1, flags="S", ack=False)
                 sides.packet(1, -1, flags="S")
                 sides.packet(0, 0)
@@ -126,6 +127,8 @@ class Machine(RuleBasedStateMachine):
     def end(self, c, side, length):
         """FIN, in the same segment as the last bytes or in its own."""
         sides = self.sides[c]
+        if not sides.opened and not sides.sent[side]:
+            length += 1                       # where a stream picked up midway begins is told by bytes
         if sides.fin[side] is None:
             sides.packet(side, sides.sent[side], length, "F")
             sides.sent[side] += length

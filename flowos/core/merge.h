@@ -547,6 +547,8 @@ FOS_INLINE int fos_merge_ack_clear(const fos_core *core, const fos_lane *lane, i
 /* A FIN that came ahead of earlier bytes: the frame is that of the packet that completed them, of either direction. */
 FOS_INLINE int fos_unit_is_told(const fos_core *core, const fos_lane *lane, int dir, const fos_unit *u) {
     if (u->kind != FOS_UNIT_FIN) return 0;
+    for (const fos_parked *p = lane->way[dir].first; p; p = p->next)
+        if (p->packet.flags & FOS_TRANSIT_END) return 1;
     const uint8_t *th = u->frame + u->l4;
     uint32_t n = fos_ip_end(u->frame, u->l3, u->captured) - u->l4 - fos_tcp_header_len(th);
     return !(th[13] & FOS_TCP_FIN) || fos_be32(th + 4) + n != fos_half_of(core, lane->index, dir)->origin + (uint32_t)u->off;

@@ -95,7 +95,7 @@ class Machine(RuleBasedStateMachine):
     def lose(self, c, side, length):
         """Bytes that come later, or never."""
         sides = self.sides[c]
-        if sides.fin[side] is None:
+        if sides.fin[side] is None and (sides.opened or sides.sent[side]):
             sides.missing[side].append((sides.sent[side], sides.sent[side] + length))
             sides.sent[side] += length
 

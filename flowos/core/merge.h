@@ -390,7 +390,7 @@ static void fos_merge_make(fos_core *core, fos_lane *lane, int dir, uint64_t fin
         uint64_t q = fos_raw_offset(other, fos_be32(w->template + w->template_l4 + 8), back->gone);
         r.final = fos_merge_ack(core, lane, !dir, q < back->gone ? q : back->gone);
     }
-    r.ack = other->origin + (uint32_t)r.final;
+    r.ack = w->acked || other->flags & FOS_HALF_STARTED ? other->origin + (uint32_t)r.final : fos_be32(w->template + w->template_l4 + 8);
     uint8_t flags = (uint8_t)((w->template[w->template_l4 + 13] & ~(FOS_TCP_SYN | FOS_TCP_FIN | FOS_TCP_RST)) | FOS_TCP_PSH);
     if (w->acked) flags |= FOS_TCP_ACK;
     fos_merge_build(core, lane, dir, w->template, w->template_n, w->template_l3, w->template_l4, &r, flags, segs, count, total, 0, ts,

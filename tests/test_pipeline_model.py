@@ -1,10 +1,7 @@
 """The engine's pipeline against its model: random traffic, random modules, every window and every packet compared."""
-import random
-
-import pytest
-from hypothesis import given, note
+from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from driven import Habit, Pair
 from left import record
@@ -17,7 +14,7 @@ SECOND = 10**9
 
 
 @st.composite
-def pipelines(draw, steady=False):
+def pipelines(draw):
     """Draw the stages of a flow: readers and writers, in an order, some of which depend on earlier ones."""
     stages = []
     for k in range(draw(st.integers(1, 4))):
@@ -25,7 +22,7 @@ def pipelines(draw, steady=False):
         alone = writes or not stages or stages[-1].writes or draw(st.booleans())
         order = (stages[-1].order if stages else 0) + alone
         seed = draw(st.integers(0, 10**6))
-        stages.append(Stage(Habit(seed, not writes, steady), writes, order,
+        stages.append(Stage(Habit(seed, not writes), writes, order,
                             hold=draw(st.sampled_from([SECOND, 600 * SECOND])),
                             hold_bytes=draw(st.sampled_from([10, 1 << 20]))))
     return stages
@@ -160,3 +157,5 @@ class Machine(RuleBasedStateMachine):
 
 
 TestMachine = Machine.TestCase
+#: Some 15 ms each: 500 cases in the default profile, 10,000 in soak.
+TestMachine.settings = settings(max_examples=5 * settings.default.max_examples, stateful_step_count=30)

@@ -60,6 +60,7 @@ class Driven(flowos.Module):
 
     def __init__(self, stage, protocol="tcp", name="driven"):
         self.decide, self.protocol, self.name = stage.decide, protocol, name
+        self.depends = tuple(f"driven{j}" for j in sorted(stage.depends))
         self.mode = flowos.RDWR if stage.writes else flowos.RDONLY
         self.hold, self.hold_bytes = stage.hold / 1e9, stage.hold_bytes
         self.seen = []

@@ -23,6 +23,7 @@ def pipelines(draw):
         order = (stages[-1].order if stages else 0) + alone
         seed = draw(st.integers(0, 10**6))
         stages.append(Stage(Habit(seed, not writes), writes, order,
+                            depends=frozenset(draw(st.sets(st.integers(0, k - 1), max_size=1))) if k and alone else frozenset(),
                             hold=draw(st.sampled_from([SECOND, 600 * SECOND])),
                             hold_bytes=draw(st.sampled_from([10, 1 << 20]))))
     return stages

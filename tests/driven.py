@@ -60,6 +60,7 @@ class Driven(flowos.Module):
 
     def __init__(self, stage, protocol="tcp", name="driven"):
         self.decide, self.protocol, self.name = stage.decide, protocol, name
+        self.depends = tuple(f"driven{j}" for j in sorted(stage.depends))
         self.mode = flowos.RDWR if stage.writes else flowos.RDONLY
         self.hold, self.hold_bytes = stage.hold / 1e9, stage.hold_bytes
         self.seen = []
@@ -162,8 +163,15 @@ class Pair:
             while engine.step():
                 pass
         self.compare()
-        origins = {way: self.came[packet - 1].seq + (kind == "syn") for way, (kind, packet) in self.recorder.firsts.items()}
+        origins = {way: self.origin(*way, *first) for way, first in self.recorder.firsts.items()}
         judge(self.model, self.recorder.ends, origins, self.came, self.left)
+
+    def origin(self, connection, direction, kind, number):
+        """Give the raw sequence number of a stream's first byte, by its first unit's packet."""
+        if kind == "fin":                     # made known by a later packet, perhaps
+            side = self.recorder.ends[connection][direction]
+            return next(packet.seq + len(packet.payload) for packet in self.came if packet.src == side and packet.flags & 1)
+        return self.came[number - 1].seq + (kind == "syn")
 
     def close(self):
         for engine in self.engines:

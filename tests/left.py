@@ -63,6 +63,8 @@ def judge(model, ends, origins, came, left):
     ordered = any(stage.writes for stage in model.stages)
     for number, (a, b) in ends.items():
         ways = [Direction(model, number, direction, origins, ordered) for direction in (0, 1)]
+        for direction, way in enumerate(ways):
+            way.note([packet for packet in came if (packet.src, packet.dst) == ((a, b), (b, a))[direction]])
         for packet in left:
             if (packet.src, packet.dst) in ((a, b), (b, a)):
                 assert valid(packet.frame), f"packet {packet.number}: wrong checksum"
@@ -87,16 +89,28 @@ class Direction:
         self.ordered = ordered
         self.gone = set()                     # final offsets that left
         self.numbers = set()                  # packets that left
+        self.acknowledged = 0                 # final offset that the other end said it has
         self.name = f"connection {number}, direction {direction}"
 
     def offset(self, raw, size):
         """Give the stream offset that a raw sequence number means, near `size`."""
         return size + ((raw - self.origin - size + 2**31) & MASK) - 2**31
 
+    def note(self, came):
+        """Note which packets came when all bytes in front of them had come, and which bytes were new in each."""
+        have, self.in_order, self.new = set(), set(), {}
+        for packet in came if self.origin is not None else ():
+            start = self.offset(packet.seq, len(self.way.arrived))
+            if all(i in have for i in range(min(start, len(self.way.arrived)))):
+                self.in_order.add(packet.number)
+            places = set(range(start, start + len(packet.payload)))
+            self.new[packet.number] = places - have
+            have |= places
+
     def place(self, raw):
         """Give between which final offsets an original sequence number lies: (lowest, highest)."""
         start = self.offset(raw, len(self.way.arrived))
-        beyond = max(0, start - len(self.way.arrived))   # behind a FIN, or what was lost
+        beyond = max(0, start - len(self.way.arrived)) + min(0, start)   # behind a FIN, or what was lost; before the first
         low, high = self.way.sequence(start)
         return low + beyond, high + beyond
 
@@ -117,7 +131,7 @@ class Direction:
             assert at + len(packet.payload) == len(self.final), f"{self.name}, packet {packet.number}: FIN at {at}"
         elif not packet.payload and not source.payload:
             low, high = self.place(source.seq)
-            if all(i in self.gone or self.final[i].value is None for i in range(min(low, len(self.final)))):   # else it came ahead
+            if source.number in self.in_order:    # else its place was not known yet
                 assert low <= at <= high, f"{self.name}, packet {packet.number} stands at {at}, not in {low} to {high}"
 
     def acknowledge(self, packet, source):
@@ -126,6 +140,8 @@ class Direction:
             return
         got = self.offset(packet.ack, len(self.final))
         low, high = self.place(source.ack)
+        low, high = min(low, self.acknowledged), max(high, self.acknowledged)   # one that was made says what was said before
+        self.acknowledged = max(self.acknowledged, got)
         assert low <= got <= high, f"{self.name}: packet {packet.number} acknowledges {got}, not {low} to {high}"
         early = [i for i in range(min(got, len(self.final))) if i not in self.gone and self.final[i].value is not None]
         assert not early, f"{self.name}: packet {packet.number} acknowledges byte {early[0]}, which has not left"
@@ -141,6 +157,5 @@ class Direction:
             return False
         if not packet.payload:
             return packet.ack is not None
-        start = self.offset(packet.seq, len(self.way.arrived))
-        places = range(start, start + len(packet.payload))
+        places = self.new.get(packet.number, ())
         return not any(byte.came and byte.place in places for byte in self.final)

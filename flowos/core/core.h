@@ -144,6 +144,8 @@ typedef struct fos_core {
     uint32_t live;            /* two ports are connected: whoever is there answers */
     uint32_t iface_base;      /* number of the port that is being read, added to its slots' interface */
     fos_log log;
+    struct fos_seg *segs;     /* pieces of the payload that the merger puts together, */
+    uint32_t seg_room;        /* ... so many at most */
     fos_outlets outlets;
     fos_pool fields;          /* what flows were decided on, one per connection once there are flows */
     fos_blocks blocks;

@@ -469,22 +469,9 @@ cdef int commit(Core core, list serving, Attachment a, Window w, bint failed) ex
         return 0
     if edits:
         datagram = fos_class_of(core.c.table.conns[w.index].key.proto) != FOS_CLASS_TCP
-        for i, j, data in sorted(edits, key=_start):
-            if i < done:
-                raise UsageError(f"edits overlap at {w.offset + i}: the one before ends at {w.offset + done}")
-            done = j
-            if a.same_length and len(data) != <Py_ssize_t>(j - i):
-                raise UsageError(f"{a.name} changes the length of a {a.protocol} by an edit at {w.offset + i}: "
-                                 f"that takes resizes = True")
-            if datagram and i == j == total:
-                if not total:
-                    core.c.counters.v[FOS_C_edits_refused] += 1
-                    continue
-                i -= 1                        # behind a datagram's end stands the next one: the last byte takes it along
-                data = bytes(w._joined(i, total)) + data
-            if apply(core, a, w, way, k, i, j, data):
-                continue
-            st = &way.stages[k]
+        edits = settled(core, a, w, edits, datagram)   # all of them are right, or none is carried out
+        for i, j, data in edits:
+            apply(core, a, w, way, k, i, j, data)
         core.c.counters.v[FOS_C_edits] += len(edits)
         a.edits += len(edits)
     if kept == total:
@@ -515,6 +502,30 @@ cdef int commit(Core core, list serving, Attachment a, Window w, bint failed) ex
         st.ended = True                       # it was told, whether or not the connection had a lane then
     st.head = st.out.shown = st.at.off
     return 0
+
+
+cdef list settled(Core core, Attachment a, Window w, list edits, bint datagram):
+    """Put a window's edits in order; UsageError: two of them overlap, or one changes a length that stands."""
+    cdef uint64_t i, j, done = 0, total = w.length
+    cdef list found = []
+    for i, j, data in sorted(edits, key=_start):
+        if i < done:
+            raise UsageError(f"edits overlap at {w.offset + i}: the one before ends at {w.offset + done}")
+        done = j
+        if a.same_length and len(data) != <Py_ssize_t>(j - i):
+            raise UsageError(f"{a.name} changes the length of a {a.protocol} by an edit at {w.offset + i}: "
+                             f"that takes resizes = True")
+        if datagram and i == j == total:      # behind a datagram's end stands the next one: the last byte takes it along
+            if not total:
+                core.c.counters.v[FOS_C_edits_refused] += 1
+                continue
+            if found and found[len(found) - 1][1] == total:
+                i, _, before = found.pop()
+            else:
+                i, before = total - 1, bytes(w._joined(total - 1, total))
+            data = before + data
+        found.append((i, j, data))
+    return found
 
 
 cdef int catch_up(Core core, Attachment a, Window w, fos_lane *lane, uint32_t k) except -1:

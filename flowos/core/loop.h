@@ -219,7 +219,10 @@ FOS_NOINLINE void fos_packet_in_line(fos_core *core, const fos_pkt *p) {
     for (uint64_t i = s ? s->tail_index : 0, n = s ? core->units_pending - units : 0; n && i > s->head_index; n--) {
         const fos_unit *u = fos_stream_last(s, --i);
         if (!u) u = fos_stream_unit(s, i);
-        if (u && u->packet == p->number && u->kind != FOS_UNIT_GAP) { t->flags |= FOS_TRANSIT_DATA; break; }
+        if (!u || u->packet != p->number || u->kind == FOS_UNIT_GAP) continue;
+        if (u->kind == FOS_UNIT_FIN && !(p->tcp_flags & FOS_TCP_FIN)) continue;   /* it came before: this packet's time closed the hole */
+        t->flags |= FOS_TRANSIT_DATA;
+        break;
     }
     if (p->key.proto != FOS_PROTO_TCP || plan->packets || (p->flags & FOS_PKT_BAD)) return;
     t->flags |= FOS_TRANSIT_TCP;
@@ -368,6 +371,7 @@ FOS_UNUSED static int fos_core_add_plan(fos_core *core) {
 
 static void fos_core_destroy(fos_core *core) {
     while (core->all_lanes) fos_lane_free(core, core->all_lanes);
+    free(core->segs);
     free(core->log.items);
     free(core->merged.items);
     free(core->outlets.scratch);

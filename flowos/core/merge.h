@@ -21,7 +21,6 @@
 #include "fate.h"
 #include "repack.h"
 
-enum { FOS_MERGE_SEGS = 512 };            /* pieces of one packet's payload; more edits than that are joined */
 enum { FOS_EDITS_KEPT = 256 };            /* edits remembered behind the acknowledged bytes, for late packets */
 
 /* ---- TCP as it leaves -------------------------------------------------------------------------- */
@@ -128,7 +127,7 @@ static void fos_merge_note(fos_core *core, fos_lane *lane, int dir, const uint8_
 /* Edits whose time has come: those in front of `end`, and at it what every later reader has passed. */
 static int fos_merge_due(const fos_lane *lane, const fos_way *w, const fos_edit *e, uint64_t end, int datagram) {
     if (e->pos < end) return 1;
-    if (e->pos > end || datagram) return 0;
+    if (e->pos > end || e->removed || datagram) return 0;   /* what stands for bytes leaves where they would */
     for (uint32_t k = lane->stage_count; k--;) {
         if (w->stages[k].flags & FOS_STAGE_WRITES) return 1;
         if (w->stages[k].at.off <= end && w->stages[k].at.skip < e->inserted) return 0;
@@ -136,13 +135,12 @@ static int fos_merge_due(const fos_lane *lane, const fos_way *w, const fos_edit 
     return 1;
 }
 
-/* Does a later reader still hold what was put in at `end`?  A FIN there must wait for it. */
+/* Does a stage still hold what was put in at `end`?  A FIN there must wait for it. */
 static int fos_merge_edits_wait(const fos_lane *lane, const fos_way *w, uint64_t end) {
-    const fos_edits *edits = fos_way_edits(w, lane->stage_count);
-    if (!edits || !fos_edits_count(edits)) return 0;
-    uint64_t inserted = fos_inserted_at(edits, end);
-    for (uint32_t k = lane->stage_count; inserted && k-- && !(w->stages[k].flags & FOS_STAGE_WRITES);)
-        if (w->stages[k].at.off < end || (w->stages[k].at.off == end && w->stages[k].at.skip < inserted)) return 1;
+    for (uint32_t k = 1; k < lane->stage_count; k++) {
+        const fos_stage *s = &w->stages[k];
+        if (s->at.off < end || (s->at.off == end && s->at.skip < fos_inserted_at(fos_stage_input(w, k), end))) return 1;
+    }
     return 0;
 }
 
@@ -164,6 +162,18 @@ static int fos_merge_take(fos_core *core, fos_lane *lane, int dir, uint64_t end,
     return n;
 }
 
+/* Room for the pieces that `edits` edits cut a payload into, until the next call; NULL without memory. */
+static fos_seg *fos_merge_room(fos_core *core, uint32_t edits) {
+    uint32_t need = 2 * edits + 2;
+    if (need <= core->seg_room) return core->segs;
+    need = need < 256 ? 256 : need * 2;
+    fos_seg *segs = realloc(core->segs, need * sizeof *segs);
+    if (!segs) { core->failed = 1; return NULL; }
+    core->segs = segs;
+    core->seg_room = need;
+    return segs;
+}
+
 /* The payload that [s, e) leaves with, as segments: the edits of `sent` with numbers [first, stop_at) put their bytes
  * in; earlier ones only took bytes away.  `bytes` are those of [s, e).  Returns the count, *n the bytes. */
 static uint32_t fos_merge_segs(const fos_edits *sent, uint32_t first, uint32_t stop_at, uint64_t s, uint64_t e, const uint8_t *bytes,
@@ -174,7 +184,7 @@ static uint32_t fos_merge_segs(const fos_edits *sent, uint32_t first, uint32_t s
         const fos_edit *before = &sent->items[first - 1];
         if (before->pos + before->removed > o) o = before->pos + before->removed < e ? before->pos + before->removed : e;
     }
-    for (uint32_t i = first; i < stop_at && count + 2 < FOS_MERGE_SEGS; i++) {
+    for (uint32_t i = first; i < stop_at; i++) {
         const fos_edit *edit = &sent->items[i];
         if (edit->pos > o && o < e) {
             uint64_t stop = edit->pos < e ? edit->pos : e;
@@ -288,7 +298,8 @@ static void fos_merge_tcp_unit(fos_core *core, fos_lane *lane, int dir, const fo
     const fos_half *h = fos_half_of(core, lane->index, dir);
     if (u->kind != FOS_UNIT_SYN) r.seq = h->origin + (uint32_t)final;
     if (w->keep) {                            /* in line: into the queue */
-        fos_seg segs[FOS_MERGE_SEGS];
+        fos_seg *segs = fos_merge_room(core, fos_edits_count(&w->sent));
+        if (!segs) return;
         uint32_t count = fos_merge_segs(&w->sent, first, w->sent.end, s, e, u->frame + u->payload, segs, &total);
         fos_keep_append(core, w, segs, count, total);
         if (fin || u->kind == FOS_UNIT_FIN) w->keep->fin = w->fin_gone = 1;
@@ -308,7 +319,8 @@ static void fos_merge_tcp_unit(fos_core *core, fos_lane *lane, int dir, const fo
             fos_merge_send(core, u->frame, u->captured, u->wire, ts, link, iface);
         } else fos_merge_rewrite(core, u->frame, u->captured, u->wire, u->l3, u->l4, &r, ts, link, iface);
     } else {
-        fos_seg segs[FOS_MERGE_SEGS];
+        fos_seg *segs = fos_merge_room(core, fos_edits_count(&w->sent));
+        if (!segs) return;
         uint32_t count = fos_merge_segs(&w->sent, first, w->sent.end, s, e, u->frame + u->payload, segs, &total);
         uint8_t flags = (uint8_t)(th[13] & ~(FOS_TCP_FIN | FOS_TCP_SYN));
         if ((th[13] & (FOS_TCP_SYN | FOS_TCP_ACK)) == FOS_TCP_SYN && w->acked) {   /* it came with the SYN, but leaves behind it */
@@ -342,7 +354,8 @@ static void fos_merge_datagram(fos_core *core, fos_lane *lane, int dir, const fo
         fos_merge_send(core, u->frame, u->captured, u->wire, ts, link, w->iface);
         return;
     }
-    fos_seg segs[FOS_MERGE_SEGS];
+    fos_seg *segs = fos_merge_room(core, fos_edits_count(&w->sent));
+    if (!segs) return;
     uint64_t total;
     uint32_t count = fos_merge_segs(&w->sent, first, w->sent.end, u->off, u->off + u->len, u->frame + u->payload, segs, &total);
     if (!total) FOS_COUNT(&core->counters, merged_dropped);
@@ -369,7 +382,14 @@ static void fos_merge_make(fos_core *core, fos_lane *lane, int dir, uint64_t fin
                            int64_t ts) {
     const fos_way *w = &lane->way[dir];
     fos_respun r = {.seq = fos_half_of(core, lane->index, dir)->origin + (uint32_t)final, .acks = w->acked, .q = w->acked_in,
-                    .final = w->acked_out, .ack = fos_half_of(core, lane->index, !dir)->origin + (uint32_t)w->acked_out};
+                    .final = w->acked_out};
+    const fos_half *other = fos_half_of(core, lane->index, !dir);
+    if (!w->acked && (w->template[w->template_l4 + 13] & FOS_TCP_ACK) && (other->flags & FOS_HALF_STARTED)) {
+        const fos_way *back = &lane->way[!dir];   /* what the header says, as far as that left */
+        uint64_t q = fos_raw_offset(other, fos_be32(w->template + w->template_l4 + 8), back->gone);
+        r.final = fos_merge_ack(core, lane, !dir, q < back->gone ? q : back->gone);
+    }
+    r.ack = w->acked || other->flags & FOS_HALF_STARTED ? other->origin + (uint32_t)r.final : fos_be32(w->template + w->template_l4 + 8);
     uint8_t flags = (uint8_t)((w->template[w->template_l4 + 13] & ~(FOS_TCP_SYN | FOS_TCP_FIN | FOS_TCP_RST)) | FOS_TCP_PSH);
     if (w->acked) flags |= FOS_TCP_ACK;
     fos_merge_build(core, lane, dir, w->template, w->template_n, w->template_l3, w->template_l4, &r, flags, segs, count, total, 0, ts,
@@ -405,7 +425,8 @@ static void fos_way_trailing(fos_core *core, fos_lane *lane, int dir, int64_t ts
     uint32_t before = w->sent.end - w->sent.first;
     uint64_t final = fos_edits_seq(&w->sent, w->gone), total;
     if (fos_merge_take(core, lane, dir, w->gone, 0) <= 0) return;
-    fos_seg segs[FOS_MERGE_SEGS];
+    fos_seg *segs = fos_merge_room(core, fos_edits_count(&w->sent));
+    if (!segs) return;
     uint32_t count = fos_merge_segs(&w->sent, w->sent.first + before, w->sent.end, w->gone, w->gone, NULL, segs, &total);
     if (!total) return;
     if (w->keep) {
@@ -430,12 +451,23 @@ static void fos_merge_bare(fos_core *core, fos_lane *lane, int dir, fos_transit 
         fos_way_trailing(core, lane, dir, ts);
         w->fin_gone = 1;
     }
+    const uint8_t *th = t->frame + t->l4;
+    if (t->flags & FOS_TRANSIT_TCP && !(t->flags & FOS_TRANSIT_OFF) && !(t->tcp_flags & FOS_TCP_SYN)) {
+        fos_respun r;                         /* its own stream never began: what it acknowledges is mapped all the same */
+        fos_merge_respin(core, lane, dir, th, 0, 0, &r);
+        if (r.changed) fos_merge_rewrite(core, t->frame, t->captured, t->wire, t->l3, t->l4, &r, ts, t->link, t->iface);
+        else {
+            FOS_COUNT(&core->counters, merged_unchanged);
+            fos_merge_send(core, t->frame, t->captured, t->wire, ts, t->link, t->iface);
+        }
+        fos_merge_note(core, lane, dir, t->frame, t->l3, t->l4, t->l4 + fos_tcp_header_len(th), &r);
+        return;
+    }
     if (!(t->flags & FOS_TRANSIT_TCP) || !(t->flags & FOS_TRANSIT_OFF) || t->off < 0) {
         FOS_COUNT(&core->counters, merged_unchanged);
         fos_merge_send(core, t->frame, t->captured, t->wire, ts, t->link, t->iface);
         return;
     }
-    const uint8_t *th = t->frame + t->l4;
     uint64_t off = (uint64_t)t->off;
     const fos_half *h = fos_half_of(core, lane->index, dir);
     fos_respun r;
@@ -463,11 +495,16 @@ static void fos_merge_bare(fos_core *core, fos_lane *lane, int dir, fos_transit 
         return;
     }
     if (inside) {
-        fos_seg segs[FOS_MERGE_SEGS];
+        fos_seg *segs = fos_merge_room(core, fos_edits_count(&w->sent));
         uint64_t total;
+        if (!segs) return;
         if (t->payload + t->paylen > t->captured) { FOS_COUNT(&core->counters, merged_stale); return; }
-        /* Bytes inserted in front of its first byte left with the packet before, or with it: the map says after. */
-        while (first < w->sent.end && w->sent.items[first].pos == off && !w->sent.items[first].removed) first++;
+        /* Bytes inserted in front of its first byte left with the packet before, or with it: the map says after.
+         * Those that replace it are its own. */
+        uint32_t own = first;
+        while (own < w->sent.end && w->sent.items[own].pos == off && !w->sent.items[own].removed) own++;
+        if (own == w->sent.end || w->sent.items[own].pos != off) first = own;
+        else r.seq = h->origin + (uint32_t)off + (uint32_t)w->sent.items[first].delta;
         uint32_t count = fos_merge_segs(&w->sent, first, fos_edits_above(&w->sent, e - 1), off, e, t->frame + t->payload, segs, &total);
         if (!total && !(t->tcp_flags & FOS_TCP_FIN)) FOS_COUNT(&core->counters, merged_emptied);
         else fos_merge_build(core, lane, dir, t->frame, t->captured, t->l3, t->l4, &r, t->tcp_flags, segs, count, total, t->paylen, ts,
@@ -498,16 +535,22 @@ FOS_INLINE int fos_merge_awaits(const fos_core *core, const fos_lane *lane, int 
 /* May a packet with this header leave, as far as the bytes that it acknowledges go? */
 FOS_INLINE int fos_merge_ack_clear(const fos_core *core, const fos_lane *lane, int dir, const uint8_t *th, uint64_t number) {
     const fos_half *other = fos_half_of(core, lane->index, !dir);
-    if (!(th[13] & FOS_TCP_ACK) || !(other->flags & FOS_HALF_STARTED)) return 1;
+    if (!(th[13] & FOS_TCP_ACK)) return 1;
+    if (!(other->flags & FOS_HALF_STARTED)) return !(other->flags & FOS_HALF_PICKUP);   /* where its stream begins is still open */
     uint64_t q = fos_raw_offset(other, fos_be32(th + 8), lane->way[!dir].gone);
     if (q > (uint64_t)1 << 62) return 1;
     if (lane->writes && other->ooo && other->ooo->pieces.first && q > lane->way[!dir].gone) return 0;   /* of what waits here */
     return !fos_merge_awaits(core, lane, !dir, q, number);
 }
 
-/* A FIN that came ahead of earlier bytes: the frame is that of the packet that completed them. */
-FOS_INLINE int fos_unit_is_told(const fos_unit *u) {
-    return u->kind == FOS_UNIT_FIN && !(u->frame[u->l4 + 13] & FOS_TCP_FIN);
+/* A FIN that came ahead of earlier bytes: the frame is that of the packet that completed them, of either direction. */
+FOS_INLINE int fos_unit_is_told(const fos_core *core, const fos_lane *lane, int dir, const fos_unit *u) {
+    if (u->kind != FOS_UNIT_FIN) return 0;
+    for (const fos_parked *p = lane->way[dir].first; p; p = p->next)
+        if (p->packet.flags & FOS_TRANSIT_END) return 1;
+    const uint8_t *th = u->frame + u->l4;
+    uint32_t n = fos_ip_end(u->frame, u->l3, u->captured) - u->l4 - fos_tcp_header_len(th);
+    return !(th[13] & FOS_TCP_FIN) || fos_be32(th + 4) + n != fos_half_of(core, lane->index, dir)->origin + (uint32_t)u->off;
 }
 
 /* A SYN whose data was edited, or is held, leaves without it: the data follows. */
@@ -537,7 +580,7 @@ static int fos_merge_next_unit(fos_core *core, fos_lane *lane, int dir, uint64_t
     } else if (w->keep && u->kind == FOS_UNIT_FIN) {
         fos_way_trailing(core, lane, dir, ts);
         w->keep->fin = w->fin_gone = 1;
-    } else if (!u->frame || fos_unit_is_told(u) || (u->off < w->passed && (u->flags & FOS_UNIT_WAITED))) {
+    } else if (!u->frame || fos_unit_is_told(core, lane, dir, u) || (u->off < w->passed && (u->flags & FOS_UNIT_WAITED))) {
         ;                                     /* no packet brought it, or it left when it came, or leaves by itself */
     } else if (tcp) {
         if (!w->keep && !fos_merge_ack_clear(core, lane, dir, u->frame + u->l4, u->packet)) return 0;
@@ -570,7 +613,7 @@ static int fos_merge_next_parked(fos_core *core, fos_lane *lane, int dir, uint64
         if (half->flags & FOS_HALF_STARTED) { /* where its stream begins was not known when it came */
             t->off = (int64_t)fos_raw_offset(half, fos_be32(t->frame + t->l4 + 4), w->gone);
             t->flags |= FOS_TRANSIT_OFF;
-        } else if (t->paylen && !force) return 0;
+        } else if ((t->paylen || half->flags & FOS_HALF_PICKUP) && !force) return 0;
     }
     if (!force) {
         if ((t->flags & FOS_TRANSIT_OFF) && fos_merge_awaits(core, lane, dir, (uint64_t)t->off, t->number) && t->off > 0) return 0;

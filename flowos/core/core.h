@@ -70,7 +70,7 @@ typedef struct fos_plan {
     uint32_t rows;            /* fos_class bits: some journal wants these */
     uint32_t events;          /* opened and closed are wanted */
     uint32_t packets;         /* nothing above the IP level is wanted: one unit per packet, as it comes */
-    uint32_t writes;          /* some module may edit: what comes ahead of earlier bytes must wait */
+    uint32_t writes;          /* classes that some module may edit: what comes ahead of earlier bytes must wait */
     uint32_t stage_count;     /* modules of scope "connection", in their order */
     uint32_t journals;
     fos_journal journal[FOS_MAX_JOURNALS];

@@ -349,7 +349,8 @@ cdef class BaseEngine:
                 plan.stage[plan.stage_count].order = a.order
                 plan.stage[plan.stage_count].flags = FOS_STAGE_WRITES if a.writes else 0
                 plan.stage_count += 1
-                plan.writes |= a.writes
+                if a.writes:
+                    plan.writes |= a.classes
             if a.lvl == LEVEL_DECODER:
                 plan.events = 1
                 self._add_decoder(decoders, a.decoder)

@@ -705,7 +705,7 @@ static void fos_merge_entry(fos_core *core, const fos_transit *t) {
         return;
     }
     if (FOS_LIKELY(!lane)) {
-        if (FOS_UNLIKELY(t->flags & (FOS_TRANSIT_AHEAD | FOS_TRANSIT_END)) && core->plans[core->table.conns[t->conn].flow].writes)
+        if (FOS_UNLIKELY(t->flags & (FOS_TRANSIT_AHEAD | FOS_TRANSIT_END)) && core->plans[core->table.conns[t->conn].flow].writes & FOS_CLASS_TCP)
             lane = fos_merge_lane_at(core, t);
         if (FOS_LIKELY(!lane)) {
             FOS_COUNT(&core->counters, merged_unchanged);

@@ -120,7 +120,7 @@ FOS_NOINLINE void fos_tcp_wait(fos_core *core, uint32_t index, const fos_conn *c
     fos_half *h = fos_half_of(core, index, dir);
     fos_ooo *ooo = fos_ooo_of(core, h);
     if (!ooo) return;
-    if (FOS_UNLIKELY(core->live) && (core->plans[c->flow].writes || fos_has_lane(core, index)) && (h->flags & FOS_HALF_STARTED) &&
+    if (FOS_UNLIKELY(core->live) && (core->plans[c->flow].writes & FOS_CLASS_TCP || fos_has_lane(core, index)) && (h->flags & FOS_HALF_STARTED) &&
         (ooo->pieces.bytes >= core->limits.reassembly_bytes || ooo->pieces.count >= core->limits.reassembly_pieces)) {
         FOS_COUNT(&core->counters, kept_no_room);   /* no hole is closed under an editor: the sender repeats it all */
         return;

@@ -124,7 +124,7 @@ FOS_NOINLINE void fos_tcp_gap(fos_core *core, uint32_t index, fos_conn *c, int d
 FOS_NOINLINE void fos_tcp_close_gaps(fos_core *core, uint32_t index, fos_conn *c, int dir, const fos_origin *o) {
     fos_half *h = fos_half_of(core, index, dir);
     if (h->flags & FOS_HALF_PICKUP) return;
-    if (FOS_UNLIKELY(core->live) && (core->plans[c->flow].writes || fos_has_lane(core, index))) return;   /* the sender fills it */
+    if (FOS_UNLIKELY(core->live) && (core->plans[c->flow].writes & FOS_CLASS_TCP || fos_has_lane(core, index))) return;   /* the sender fills it */
     while (h->ooo && h->ooo->pieces.first) {
         fos_pieces *pieces = &h->ooo->pieces;
         fos_piece *p = pieces->first;

@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-NAMES = ("flowos", "decoders", "modules", "tests", "examples", "docs", "setup.py", "setup.cfg",
+NAMES = ("flowos", "decoders", "modules", "tests", "examples", "benchmarks", "docs", "setup.py", "setup.cfg",
          "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE")
 COMPILED = (".so", ".pyc", ".c")
 

@@ -1,6 +1,8 @@
 """The engine: ports, flows and modules put together."""
 import math
+import os
 import select
+import threading
 import time
 from collections import namedtuple
 
@@ -17,6 +19,18 @@ _LEVELS = frozenset(("frame", "ip", "transport", "tcp", "udp", "sctp", "icmp"))
 Capture = namedtuple("Capture", "packets bytes truncated linktypes first_ns last_ns")
 Capture.__doc__ = """What the input was so far: packets, bytes on the wire, packets cut short, link types in the
 order seen, times of the first and the last packet in ns since the epoch (None before one came)."""
+
+
+class _Turns:
+    """A sink that several threads write to: one record at a time."""
+
+    def __init__(self, sink):
+        self._sink = sink
+        self._lock = threading.Lock()
+
+    def write(self, record):
+        with self._lock:
+            self._sink.write(record)
 
 
 class Flow:
@@ -69,6 +83,7 @@ class Engine(BaseEngine):
         self._classifier = None
         self._stopping = False
         self._poll = None
+        self._threads = False
 
     def __new__(cls, config=None):
         if config is not None and not isinstance(config, Config):
@@ -126,7 +141,11 @@ class Engine(BaseEngine):
     def sink(self, sink):
         self._record_sink = sink
         for attachment in self._modules:
-            attachment.module._sink = sink
+            attachment.module._sink = self._turns(sink)
+
+    def _turns(self, sink):
+        """Let one at a time write to a sink, once modules have threads of their own."""
+        return sink if sink is None or not self._threads else _Turns(sink)
 
     # ---- flows ----------------------------------------------------------------------------
 
@@ -232,12 +251,17 @@ class Engine(BaseEngine):
         gone = self._loaded.pop(name)
         self._detach_all([a for a in self._modules if a.module is gone])
 
-    def attach(self, module, flow=None, order=None):
+    def attach(self, module, flow=None, order=None, threads="inline"):
         """Attach a module to a flow by name or object; None: to all traffic (D3.2, AttachModule).
 
         Without `order` it goes last.  Returns the attachment, which `detach` takes.  A module that is
         attached while packets run is given what comes from then on; from within a module's call, what
         the next delivery brings.
+
+        `threads`: "inline", the module is called in the engine's loop, or "own", on a thread of its own (D3.2
+        section 4.3.2.7): for modules that wait or compute for long.  It is lent copies, the engine goes on, and
+        what it was lent stays where it is until its call returned; on connected ports for `Module.hold` seconds
+        at most, then the windows pass unchanged and are stale.  A capture waits for its modules.
         """
         if flow is not None:
             flow = self._flow_of(flow)
@@ -247,6 +271,8 @@ class Engine(BaseEngine):
             raise UsageError(f"{type(module).__name__}: mode {module.mode!r}, expected {RDONLY!r} or {RDWR!r}")
         if module.protocol not in _LEVELS or self.config.detect:
             self._load_decoders(module.protocol)
+        if threads not in ("inline", "own"):
+            raise UsageError(f"threads is {threads!r}, expected 'inline' or 'own'")
         if order is None:
             order = 1 + max((a.order for a in self._modules), default=0)
         number = None if flow is None else flow.number
@@ -255,9 +281,15 @@ class Engine(BaseEngine):
                     None in (number, other.flow) or number == other.flow):
                 raise UsageError(f"order {order} is taken by {other.name}: a module that edits is alone in its order, "
                                  f"so {module.name or type(module).__name__} needs another")
-        attachment = self._attach(module, number, order)
-        module._sink = self.sink
+        if threads == "own" and self.connected and self.wake is None:
+            self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            self._poll = None                 # it is to be woken, too
+        attachment = self._attach(module, number, order, threads == "own")
         self._modules.append(attachment)
+        if threads == "own":
+            self._threads = True
+            self.sink = self._record_sink     # from now on in turns
+        module._sink = self._turns(self._record_sink)
         try:
             module.start(flow)
         except BaseException:                 # it never began: take it off again, without `stop`
@@ -336,9 +368,13 @@ class Engine(BaseEngine):
                 except UsageError:            # a pipe in memory: nobody wakes us
                     self._poll = False
                     break
+            if self._poll and self.wake is not None:
+                self._poll.register(self.wake, select.POLLIN)
         seconds = min(0.2, self.next_timer)
         if self._poll:
-            self._poll.poll(max(0, math.ceil(seconds * 1000)))
+            for descriptor, _event in self._poll.poll(max(0, math.ceil(seconds * 1000))):
+                if descriptor == self.wake:
+                    os.eventfd_read(self.wake)
         else:
             time.sleep(min(seconds, 0.001))
 
@@ -358,6 +394,9 @@ class Engine(BaseEngine):
                     self._inputs.pop().close()
                 while self._outputs:
                     self._outputs.pop().close()
+                if self.wake is not None:
+                    os.close(self.wake)
+                    self.wake = None
 
     def __enter__(self):
         return self

@@ -7,9 +7,9 @@ Modules are named as `flowos modules` lists them, as path.py:Class, or by entry 
 @FLOW a module sees all traffic; without #ORDER modules come in the order given. With -w the run is
 in line: every packet that came leaves, edited where a module edits, in a valid capture.
 """
-import inspect
 import os
 import sys
+import threading
 
 from . import FAILED, INTERRUPTED, OK, UsageFault
 
@@ -49,6 +49,7 @@ class Emitter:
 
     def __init__(self, sinks):
         self.sinks, self.counts = sinks, {}
+        self.turn = threading.Lock()       # modules may have threads of their own
         self.fault = None                  # what a sink raised: no fault of the module's, and the run's end
 
     def of(self, module):
@@ -57,12 +58,13 @@ class Emitter:
         self.counts[id(module)] = 0
 
         def emit(record):
-            self.counts[id(module)] += 1
-            try:
-                for sink in self.sinks if self.fault is None else ():
-                    sink.write({"module": name, **record})
-            except OSError as error:
-                self.fault = error
+            with self.turn:
+                self.counts[id(module)] += 1
+                try:
+                    for sink in self.sinks if self.fault is None else ():
+                        sink.write({"module": name, **record})
+                except OSError as error:
+                    self.fault = error
         return emit
 
     def close(self):
@@ -108,8 +110,6 @@ class Session:
             for name, match in flows:
                 self.engine.create_flow(name, match)
             self.emitter.sinks = [open_sink(spec) for spec in arguments.emit]
-            if arguments.threads != "inline" and "threads" not in inspect.signature(Engine.attach).parameters:
-                raise UsageFault(f"run: --threads {arguments.threads}: this engine runs modules inline only")
             for want, module in zip(asked, modules, strict=True):
                 self.attach(want, module, arguments)
         except BaseException:
@@ -123,8 +123,7 @@ class Session:
             module.emit = self.emitter.of(module)
             if arguments.fail is not None:
                 module.fail = arguments.fail
-            more = {"threads": arguments.threads} if arguments.threads != "inline" else {}
-            self.attached.append((self.engine.attach(module, want.flow, order, **more), want))
+            self.attached.append((self.engine.attach(module, want.flow, order, arguments.threads), want))
             order = None if order is None else order + 1
 
     def run(self, progress=None):

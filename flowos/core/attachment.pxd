@@ -29,3 +29,4 @@ cdef class Attachment:
     cdef object make_state
     cdef uint64_t windows, units, bytes, edits, removed, inserted, held, failures
     cdef int64_t ns
+    cdef object worker                 # a Worker: its module runs on a thread of its own; None: in the engine's loop

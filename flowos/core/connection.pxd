@@ -23,6 +23,9 @@ cdef class Connection:
     cdef const fos_cold *cold(self)
     cdef const fos_half *half(self, int direction)
     cdef int settle(self) except -1
+    cdef bint copied(self)
+    cdef list gaps_of(self, int direction)
+    cdef object fields(self)
     cdef int end_of(self, what, given, end, fos_end *into) except -1
     cdef int fate(self, what, int reset) except -1
 

@@ -69,14 +69,31 @@ cdef class Connection:
             self.core.c.table.cold[self.index].handle = NULL
 
     cdef const fos_conn *conn(self):
-        return &self.conn_copy if self.gone else &self.core.c.table.conns[self.index]
+        if self.gone or self.copied():
+            return &self.conn_copy
+        return &self.core.c.table.conns[self.index]
+
+    cdef bint copied(self):
+        """On a module's thread: copy the record as it is now, which the engine's thread may be changing."""
+        cdef Core core = self.core
+        if not core.guarded or not core.enter():
+            return False
+        if not self.gone:                     # it may have ended while we waited
+            self.conn_copy = core.c.table.conns[self.index]
+            self.cold_copy = core.c.table.cold[self.index]
+            self.half_copy[0] = fos_half_of(core.c, self.index, 0)[0]
+            self.half_copy[1] = fos_half_of(core.c, self.index, 1)[0]
+        core.leave()
+        return True
 
     cdef const fos_cold *cold(self):
-        return &self.cold_copy if self.gone else &self.core.c.table.cold[self.index]
+        if self.gone or self.copied():
+            return &self.cold_copy
+        return &self.core.c.table.cold[self.index]
 
     cdef const fos_half *half(self, int direction):
         cdef int high = self.conn().flags & FOS_CONN_A_IS_HIGH
-        if self.gone:
+        if self.gone or self.copied():
             return &self.half_copy[direction ^ high]
         return fos_half_of(self.core.c, self.index, direction ^ high)
 
@@ -100,13 +117,23 @@ cdef class Connection:
 
     def gaps(self, int direction):
         """List the gaps closed in a direction (0: a to b): [(offset, length), …], at most 4,096."""
-        cdef const fos_half *h
-        cdef uint32_t i
+        cdef Core core = self.core
+        cdef bint entered
         if self.gone:
             return list(self.gaps_copy[direction])
         if not self.conn().flags & FOS_CONN_HALVES:
             return []
-        h = self.half(direction)
+        entered = core.enter()
+        try:
+            return [] if self.gone else self.gaps_of(direction)
+        finally:
+            if entered:
+                core.leave()
+
+    cdef list gaps_of(self, int direction):
+        cdef const fos_half *h = fos_half_of(
+            self.core.c, self.index, direction ^ (self.core.c.table.conns[self.index].flags & FOS_CONN_A_IS_HIGH))
+        cdef uint32_t i
         if h.ooo == NULL:
             return []
         return [(h.ooo.gaps[i].start, h.ooo.gaps[i].end - h.ooo.gaps[i].start) for i in range(h.ooo.gap_count)]
@@ -143,9 +170,9 @@ cdef class Connection:
 
         cdef const fos_conn *c = self.conn()
         wanted = match if isinstance(match, Match) else Match(match)
-        if not self.gone and self.cold().fields != NULL:
-            block = int.from_bytes((<const char *>self.cold().fields)[:128], "little")
-            return block & wanted.mask == wanted.value
+        fields = self.fields()
+        if fields is not None:
+            return int.from_bytes(fields, "little") & wanted.mask == wanted.value
         a, b = self.a, self.b
         family, names = (socket.AF_INET, ("nw_src", "nw_dst")) if c.key.ver == 4 else (socket.AF_INET6, ("ipv6_src", "ipv6_dst"))
         block = place("dl_type", 0x0800 if c.key.ver == 4 else 0x86dd) | place("nw_proto", c.key.proto)
@@ -155,10 +182,29 @@ cdef class Connection:
             block |= place("tp_src", a.port) | place("tp_dst", b.port)
         return block & wanted.mask == wanted.value
 
+    cdef object fields(self):
+        """The packed fields of the first packet, as bytes, or None."""
+        cdef Core core = self.core
+        cdef bint entered
+        if self.gone:
+            return None
+        entered = core.enter()
+        fields = None
+        if not self.gone and core.c.table.cold[self.index].fields != NULL:
+            fields = (<const char *>core.c.table.cold[self.index].fields)[:128]
+        if entered:
+            core.leave()
+        return fields
+
     cdef int fate(self, what, int reset) except -1:
+        cdef Core core = self.core
+        cdef bint entered = not self.gone and core.enter()
+        cdef int done = not self.gone and not fos_fate_drop(core.c, self.index, reset)
+        if entered:
+            core.leave()
         if self.gone:
             raise StaleError(f"{what}: the connection has ended")
-        return not fos_fate_drop(self.core.c, self.index, reset)
+        return done
 
     def drop(self):
         """Let nothing of the connection leave any more, in either direction; the ends are not told.
@@ -207,8 +253,13 @@ cdef class Connection:
             self.end_of("src", src, self.a, &ends[0])
         if dst is not None:
             self.end_of("dst", dst, self.b, &ends[1])
-        return fos_translate_set(self.core.c, self.index, NULL if src is None else &ends[0],
-                                 NULL if dst is None else &ends[1]) == 0
+        cdef Core core = self.core
+        cdef bint entered = core.enter()
+        cdef bint done = not self.gone and fos_translate_set(
+            core.c, self.index, NULL if src is None else &ends[0], NULL if dst is None else &ends[1]) == 0
+        if entered:
+            core.leave()
+        return done
 
     @property
     def a(self):
@@ -234,13 +285,17 @@ cdef class Connection:
         cdef fos_vlans *more
         if self.gone:
             return [list(stack) for stack in self.vlans_copy]
-        if not self.cold().vlans:
-            return []
-        stacks = [_stack(self.cold().vlans)]
-        more = self.cold().more_vlans
-        while more != NULL:
-            stacks.append(_stack(more.vlans))
-            more = more.next
+        cdef Core core = self.core
+        cdef bint entered = core.enter()
+        stacks = []
+        if not self.gone and core.c.table.cold[self.index].vlans:
+            stacks.append(_stack(core.c.table.cold[self.index].vlans))
+            more = core.c.table.cold[self.index].more_vlans
+            while more != NULL:
+                stacks.append(_stack(more.vlans))
+                more = more.next
+        if entered:
+            core.leave()
         return stacks
 
     @property

@@ -10,6 +10,7 @@ from flowos.core.port cimport Port
 from flowos.core.ring cimport fos_ring
 from flowos.core.state cimport Core
 from flowos.core.window cimport Window
+from flowos.core.worker cimport Loan
 
 
 cdef class BaseEngine:
@@ -22,6 +23,8 @@ cdef class BaseEngine:
     cdef list names                    # of the flows, by number; 0: none
     cdef list free_numbers             # of flows that were deleted
     cdef list reframers                # by number of flow: a Reframer, or None
+    cdef list workers                  # attachments whose modules have threads of their own
+    cdef public object wake                 # a descriptor that such a thread wakes a sleeping engine by, or None
     cdef list wired                    # two ports that are connected, or None
     cdef list outputs                  # ports that packets leave by
     cdef uint64_t serials              # attachments made so far
@@ -56,3 +59,13 @@ cdef class BaseEngine:
     cdef int _decode(self, uint32_t index) except -1
     cdef int _call(self, Attachment a, uint32_t n) except -1
     cdef int _take(self, Attachment a, Window w, bint failed) except -1
+    cdef int _fail(self, Attachment a, uint32_t index) except -1
+    cdef int _tell(self, Attachment a, function, tuple arguments) except -1
+    cdef bint over(self, uint32_t index) noexcept
+    cdef int _drain(self) except -1
+    cdef int _hand_over(self, Attachment a) except -1
+    cdef int _await(self, Attachment a) except -1
+    cdef int _take_back(self, Attachment a) except -1
+    cdef int _accept(self, Attachment a, job) except -1
+    cdef int _revoke(self, Attachment a, Loan loan) except -1
+    cdef int _commit_loan(self, Attachment a, Loan loan, bint revoked) except -1

@@ -9,11 +9,13 @@ modules' order, rows, `closed`, ticks.  A delivery is always finished: what a mo
 until the books are in order, so that running on loses and repeats nothing.  The file is long because a compiled class cannot be spread over several.
 """
 import sys
+import threading
 import time
 import traceback
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.pythread cimport PyThread_acquire_lock, PyThread_get_thread_ident, PyThread_release_lock, WAIT_LOCK
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_REFCNT
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
@@ -26,13 +28,15 @@ from flowos.core.decoding cimport Decoding
 from flowos.core.journal cimport FlowWindow, flow_window, give_back
 from flowos.core.lane cimport FOS_MAX_OUTLETS, FOS_MAX_ROUTES, FOS_MAX_STAGES, FOS_STAGE_WRITES, fos_lane, fos_outlet
 from flowos.core.lending cimport (
-    commit, forget, lane_at, let_go, offer, pooled, settle, settle_gone, stage_number, untouched)
+    commit, decoding_of, forget, lane_at, let_go, offer, plan_stage, pooled, reads, settle, settle_gone, stage_number, untouched)
 from flowos.core.merge cimport fos_lane_of, fos_lane_touch, fos_merge
 from flowos.core.port cimport Port
 from flowos.core.reframing cimport Reframer
 from flowos.core.reshaping cimport reshape
 from flowos.core.ring cimport fos_ring, fos_ring_slot
+from flowos.core.snapshot cimport snapshot
 from flowos.core.state cimport Core
+from flowos.core.worker cimport Call, Loan, Worker
 from flowos.core.window cimport LEVEL_DECODER, LEVEL_FRAME, LEVEL_IP, LEVEL_TRANSPORT, Window
 
 from flowos.core.connection import REASONS
@@ -75,6 +79,7 @@ cdef class BaseEngine:
         self.flow_decoders = [{}]
         self.decoder_classes = {}
         self.decoder_errors = []
+        self.workers = []
         self.outputs = []
         self.reframers = [None]
         self.nothing = Decoding(self.core, 0, [], self.decoder_errors)
@@ -98,9 +103,14 @@ cdef class BaseEngine:
     # ---- what to run ----------------------------------------------------------------------
 
     def _idle(self, what):
-        """UsageError while packets are on their way through or windows are lent."""
+        """UsageError while packets are on their way through or windows are lent, and on a module's thread."""
+        self._own_thread(what)
         if self.busy:
             raise UsageError(f"{what} was called from within a module's call: it waits for the call to return")
+
+    def _own_thread(self, what):
+        if self.core.guarded and PyThread_get_thread_ident() != self.core.thread and threading.current_thread().name.startswith("flowos "):
+            raise UsageError(f"{what} was called on a module's thread: the engine is its own thread's alone")
 
     def _deliver(self, what):
         """Deliver what gathered, before `what` changes to whom it belongs."""
@@ -192,9 +202,10 @@ cdef class BaseEngine:
         self.core.flow_names = tuple(self.names)
         self.free_numbers.append(number)
 
-    def _attach(self, module, flow, int order):
-        """Put a module to work on flow number `flow` (None: on everything)."""
+    def _attach(self, module, flow, int order, bint own=False):
+        """Put a module to work on flow number `flow` (None: on everything); `own`: on a thread of its own."""
         cdef Attachment a = Attachment.__new__(Attachment)
+        self._own_thread("attach()")
         protocol = module.protocol
         name, _, kind = protocol.partition(".")
         if protocol not in self.decoder_classes and name in self.decoder_classes and kind:
@@ -262,6 +273,10 @@ cdef class BaseEngine:
                 a.tick = method
         if not self.busy:
             self.deliver()                    # what came before is not for the newcomer
+        if own:
+            self.core.guard()
+            a.worker = Worker(a, self.wake)
+            self.workers.append(a)
         self.attachments = sorted([*self.attachments, a], key=_order)
         self.change()
         return a
@@ -284,12 +299,22 @@ cdef class BaseEngine:
 
     def _detach(self, Attachment a):
         """Take a module off: at once when it is idle, or as soon as its call has returned."""
+        self._own_thread("detach()")
         try:
             if not self.busy:
                 self.deliver()
+                while a.worker is not None and (<Worker>a.worker).loans:
+                    self._await(a)
+                    self.deliver()
         finally:
             a.detached = True
             self.attachments = [other for other in self.attachments if other is not a]
+            if a.worker is not None:
+                for loan in list((<Worker>a.worker).loans):
+                    self._revoke(a, loan)
+                self.workers.remove(a)
+                (<Worker>a.worker).stop()
+                self._take_back(a)
             self.change()
 
     cdef int change(self) except -1:
@@ -436,7 +461,12 @@ cdef class BaseEngine:
                 n = self.before_tick(ring, n)
                 if n == 0:
                     break
-            fos_burst(c, ring, ring.cur, n)
+            if self.core.guarded:
+                PyThread_acquire_lock(self.core.quiet, WAIT_LOCK)
+                fos_burst(c, ring, ring.cur, n)
+                PyThread_release_lock(self.core.quiet)
+            else:
+                fos_burst(c, ring, ring.cur, n)
             ring.cur += n
             taken += n
             done += 1
@@ -576,7 +606,36 @@ cdef class BaseEngine:
             self.deliver()
         finally:
             fos_core_end(self.core.c)
-            self.deliver()
+            try:
+                self.deliver()
+            finally:
+                self._drain()
+
+    def drain(self):
+        """Wait until the modules on threads of their own have worked on all that came so far.
+
+        What they release then goes on to later modules and leaves.  On connected ports a module that
+        takes longer than its `hold` is not waited for.
+        """
+        self._deliver("drain()")
+        self._drain()
+
+    cdef int _drain(self) except -1:
+        """Deliver until nothing is out; raise the first error when all is done."""
+        cdef Attachment a
+        first = None
+        while any([(<Worker>a.worker).loans or (<Worker>a.worker).calls for a in self.workers]):
+            for a in self.workers:
+                self._await(a)
+            try:
+                self.deliver()
+            except BaseException as error:
+                if not isinstance(error, Exception):
+                    raise
+                first = first or error
+        if first is not None:
+            raise first
+        return 0
 
     @property
     def finished(self):
@@ -587,9 +646,16 @@ cdef class BaseEngine:
 
     cdef int deliver(self) except -1:
         """Hand out what gathered; raise what a module raised when all of it is done."""
+        cdef Attachment a
+        if self.core.guarded:
+            self.core.thread = PyThread_get_thread_ident()
         self.busy = True
         self.serving = self.attachments
         try:
+            for a in self.workers:
+                self._take_back(a)
+                while (<Worker>a.worker).full() and not self.core.c.live:
+                    self._await(a)            # a capture waits for its modules, so that they see it as if inline
             self._tell_opened()
             self._gather()
             self._lend_windows()
@@ -637,10 +703,7 @@ cdef class BaseEngine:
             for a in self.serving:
                 if a.opened is None or not self.hears(a, &c.table.conns[index]):
                     continue
-                try:
-                    a.opened(connection_of(self.core, index))
-                except BaseException as error:
-                    self._fault(a, error)
+                self._tell(a, a.opened, (connection_of(self.core, index),))
         c.opened.count = 0
 
     def _tell_time(self):
@@ -654,10 +717,22 @@ cdef class BaseEngine:
         for a in self.serving:
             if a.tick is None or a.detached or self.aborting:
                 continue
-            try:
-                a.tick(now)
-            except BaseException as error:
-                self._fault(a, error)
+            if a.worker is not None:          # a module that is behind is told the latest second alone
+                if (<Worker>a.worker).ticking is None:
+                    (<Worker>a.worker).ticking = (<Worker>a.worker).tell(a.tick, (now,))
+                continue
+            self._tell(a, a.tick, (now,))
+
+    cdef int _tell(self, Attachment a, function, tuple arguments) except -1:
+        """Call one of the module's functions, on its thread if it has one."""
+        if a.worker is not None:
+            (<Worker>a.worker).tell(function, arguments)
+            return 0
+        try:
+            function(*arguments)
+        except BaseException as error:
+            self._fault(a, error)
+        return 0
 
     def _gather(self):
         """List the connections with something to deliver; run the decoders on them."""
@@ -735,6 +810,9 @@ cdef class BaseEngine:
         for a in self.serving:
             if a.whole_flow or (a.process is None and a.process_batch is None):
                 continue
+            if a.worker is not None:
+                self._hand_over(a)
+                continue
             n = 0
             for i in range(self.ready_count):
                 index = self.ready[i]
@@ -762,8 +840,157 @@ cdef class BaseEngine:
                     conn = &c.table.conns[index]
                     if (a.flow is None or a.flow == conn.flow) and (a.writes or fos_lane_of(c, index) != NULL):
                         lane = fos_lane_of(c, index)
-                        settle(self.core, self.serving, a, index, self.aborting or a.detached or (conn.flags & FOS_CONN_CLOSED) != 0
-                               or (lane != NULL and lane.reset != 0))
+                        settle(self.core, self.serving, a, index, self.aborting or a.detached or self.over(index))
+
+    cdef bint over(self, uint32_t index) noexcept:
+        """Has the connection ended or been reset, with no window of it out to a module's thread?"""
+        cdef fos_lane *lane = fos_lane_of(self.core.c, index)
+        if lane == NULL:
+            return (self.core.c.table.conns[index].flags & FOS_CONN_CLOSED) != 0
+        return not lane.away and (lane.reset != 0 or (self.core.c.table.conns[index].flags & FOS_CONN_CLOSED) != 0)
+
+    # ---- modules on threads of their own (worker.pyx) -------------------------------------------
+
+    cdef int _hand_over(self, Attachment a) except -1:
+        """Lend a module's thread its windows of the connections with something new.
+
+        Where the stage stands it stays until they come back: that is what later stages, the merger and
+        the books go by.
+        """
+        cdef fos_core *c = self.core.c
+        cdef Worker worker = <Worker>a.worker
+        cdef uint32_t i, index, n
+        cdef fos_conn *conn
+        cdef fos_lane *lane
+        cdef Window w
+        cdef Loan loan
+        cdef int k, dir
+        for i in range(self.ready_count):
+            index = self.ready[i]
+            conn = &c.table.conns[index]
+            if a.flow is not None and a.flow != conn.flow:
+                continue
+            lane = fos_lane_of(c, index)
+            if lane != NULL:
+                k = stage_number(lane, a)
+                if k > 0:
+                    settle_gone(self.core, lane, <uint32_t>k)
+            if index in worker.lent and not untouched(conn):
+                continue                      # what came since waits behind it
+            if not self.hears(a, conn):
+                if lane != NULL:
+                    settle(self.core, self.serving, a, index, False)
+                continue
+            if untouched(conn):
+                lane = NULL
+            elif a.lvl != LEVEL_DECODER or reads(a, decoding_of(self.core, index)):
+                lane = lane_at(self.core, self.serving, index, plan_stage(self.core, a, index))
+            n = 0
+            if lane != NULL and c.live and worker.full():
+                k = stage_number(lane, a)     # it is behind: what waits for too long passes it by
+                for dir in range(2):
+                    if k >= 0 and not lane.way[dir].stages[k].held_since:
+                        lane.way[dir].stages[k].held_since = c.now
+                continue
+            if lane != NULL or untouched(conn):
+                n = offer(self.core, self.serving, a, index, 0, n)
+                n = offer(self.core, self.serving, a, index, 1, n)
+            if n:
+                for w in a.pool[:n]:
+                    snapshot(w)
+                loan = worker.lend(index, conn.generation, a.pool[:n])
+                del a.pool[:n]
+                a.windows += n
+                if lane != NULL:
+                    loan.laned = True
+                    lane.away += 1
+            elif a.writes or lane != NULL:
+                settle(self.core, self.serving, a, index, self.aborting or a.detached or self.over(index))
+        return 0
+
+    cdef int _await(self, Attachment a) except -1:
+        """Wait for a module's thread to give something back, and take it."""
+        cdef Worker worker = <Worker>a.worker
+        job = worker.returned(0.05) if worker.loans or worker.calls else None
+        PyErr_CheckSignals()
+        if job is not None:
+            self._accept(a, job)
+        return 0
+
+    cdef int _take_back(self, Attachment a) except -1:
+        """Take what a module's thread is done with, and revoke what took too long."""
+        cdef Worker worker = <Worker>a.worker
+        cdef int64_t late
+        while True:
+            job = worker.returned(0)
+            if job is None:
+                break
+            self._accept(a, job)
+        if self.core.c.live and worker.loans:
+            late = time.monotonic_ns() - a.hold_ns
+            while worker.loans and (<Loan>worker.loans[0]).since < late:
+                self._revoke(a, worker.loans[0])
+                self.core.c.counters.v[FOS_C_windows_hold_limit] += 1
+                a.held += 1
+        return 0
+
+    cdef int _accept(self, Attachment a, job) except -1:
+        """Commit the windows of a loan that came back, or hear how a call ended."""
+        cdef Worker worker = <Worker>a.worker
+        cdef Loan loan
+        if type(job) is Call:
+            worker.calls -= 1
+            if worker.ticking is job:
+                worker.ticking = None
+            if (<Call>job).error is not None:
+                self._fault(a, (<Call>job).error)
+            return 0
+        loan = <Loan>job
+        a.ns += loan.ns
+        for error in loan.errors:
+            self._fault(a, error)
+        if not loan.over:
+            worker.end(loan)
+            self._commit_loan(a, loan, False)
+        return 0
+
+    cdef int _revoke(self, Attachment a, Loan loan) except -1:
+        """Take a loan back although its module has it still: the windows pass unchanged, and are stale for it."""
+        (<Worker>a.worker).end(loan)
+        self._commit_loan(a, loan, True)
+        return 0
+
+    cdef int _commit_loan(self, Attachment a, Loan loan, bint revoked) except -1:
+        cdef fos_core *c = self.core.c
+        cdef fos_conn *conn = &c.table.conns[loan.index]
+        cdef fos_lane *lane = fos_lane_of(c, loan.index) if loan.laned else NULL
+        cdef Window w
+        cdef uint32_t i = 0
+        cdef bint failed
+        for w in loan.windows:
+            failed = revoked or i in loan.failed
+            w.live = False
+            if conn.generation == loan.generation:
+                self._take(a, w, failed)
+                if failed and not revoked:
+                    self._fail(a, loan.index)
+            a.units += w.stop - w.first
+            a.bytes += w.length
+            if not revoked:                   # else its module may be about to find it stale
+                w.attachment = w.decoding = w.made = None
+            i += 1
+        if lane != NULL:
+            lane.away -= 1
+            fos_lane_touch(c, lane)
+            fos_make_ready(c, loan.index, conn)
+        if revoked:
+            return 0
+        w = None
+        while loan.windows and len(a.pool) < 4096:
+            w = loan.windows.pop()
+            if Py_REFCNT(w) == 2:             # nobody kept it: this name's, and the one behind the call
+                a.pool.append(w)
+        return 0
 
     def _settle(self):
         """Let stages pass whose modules are gone, and what was held for too long."""
@@ -791,7 +1018,7 @@ cdef class BaseEngine:
                 self._reframe(lane.index)
             for a in self.serving:
                 k = stage_number(lane, a)
-                if k < 0:
+                if k < 0 or (a.worker is not None and lane.index in (<Worker>a.worker).lent):
                     continue
                 for dir in range(2):
                     if lane.way[dir].stages[k].held_since and c.now - lane.way[dir].stages[k].held_since >= a.hold_ns:
@@ -818,7 +1045,7 @@ cdef class BaseEngine:
         for k in range(lane.stage_count):
             if lane.way[0].stages[k].serial == REFRAMER:
                 settle_gone(self.core, lane, k)
-                reframer.work(lane, k, self.aborting or (conn.flags & FOS_CONN_CLOSED) != 0 or lane.reset != 0)
+                reframer.work(lane, k, self.aborting or self.over(index))
                 fos_lane_touch(c, lane)
         return 0
 
@@ -828,7 +1055,11 @@ cdef class BaseEngine:
         cdef uint32_t i
         if c.in_line or c.lane_count:
             with nogil:
+                if self.core.guarded:
+                    PyThread_acquire_lock(self.core.quiet, WAIT_LOCK)
                 fos_merge(c)
+                if self.core.guarded:
+                    PyThread_release_lock(self.core.quiet)
             if c.outlets.failed:
                 c.outlets.failed = 0
                 for port in self.outputs:
@@ -861,6 +1092,7 @@ cdef class BaseEngine:
                     while taken < i:
                         taken += 1
                         self._take(a, <Window>a.pool[taken - 1], True)
+                        self._fail(a, (<Window>a.pool[taken - 1]).index)
         finally:
             a.windows += n
             if self.config.measure:
@@ -880,14 +1112,20 @@ cdef class BaseEngine:
             del a.pool[4096:]
         return 0
 
+    cdef int _fail(self, Attachment a, uint32_t index) except -1:
+        """The module raised at a window of this connection: end it, if that is how it fails."""
+        if a.fail == "close" and not self.aborting:
+            fos_fate_drop(self.core.c, index, 1)
+        return 0
+
     cdef int _take(self, Attachment a, Window w, bint failed) except -1:
         """Take one window back; what is wrong with its edits is the module's error."""
         try:
-            commit(self.core, self.serving, a, w, failed)
+            commit(self.core, self.serving or self.attachments, a, w, failed)
         except Exception as error:
             self._fault(a, error)
             w.edits = None
-            commit(self.core, self.serving, a, w, True)
+            commit(self.core, self.serving or self.attachments, a, w, True)
         return 0
 
     def _free_units(self):
@@ -923,6 +1161,13 @@ cdef class BaseEngine:
                 if not journal.count:
                     continue
                 w = flow_window(journal, self.names[f], a.protocol)
+                if a.worker is not None:      # the rows go along
+                    journal.rows = NULL
+                    journal.count = journal.capacity = 0
+                    if not a.detached and not self.aborting and (a.process_batch is not None or a.process is not None):
+                        (<Worker>a.worker).tell(a.process if a.process_batch is None else a.process_batch,
+                                                (w,) if a.process_batch is None else ([w],))
+                    continue
                 try:
                     if a.detached or self.aborting:
                         pass
@@ -938,19 +1183,20 @@ cdef class BaseEngine:
 
     def _tell_closed(self):
         cdef fos_core *c = self.core.c
-        cdef uint32_t i, index
+        cdef uint32_t i, index, kept = 0
         cdef Attachment a
         cdef void *decoding
         for i in range(c.closed.count):
             index = c.closed.items[i]
+            if self.workers and any([index in (<Worker>a.worker).lent for a in self.workers]):
+                c.closed.items[kept] = index  # it has ended when its windows are back
+                kept += 1
+                continue
             reason = REASONS[c.table.conns[index].reason]
             for a in self.serving:
                 if a.closed is None or not self.hears(a, &c.table.conns[index]):
                     continue
-                try:
-                    a.closed(connection_of(self.core, index), reason)
-                except BaseException as error:
-                    self._fault(a, error)
+                self._tell(a, a.closed, (connection_of(self.core, index), reason))
             for a in self.attachments:
                 if a.states:
                     a.states.pop(index, None)
@@ -964,7 +1210,7 @@ cdef class BaseEngine:
                 c.table.cold[index].decoding = NULL
                 Py_DECREF(<object>decoding)
             fos_conn_free(c, index)
-        c.closed.count = 0
+        c.closed.count = kept
 
     def _add_up(self, Decoding decoding):
         """Add what a connection's decoder counted to the engine's counters: "<protocol>_<reason>"."""

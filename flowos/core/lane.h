@@ -85,6 +85,7 @@ typedef struct fos_lane {
     uint32_t writes;          /* some stage writes, or did */
     uint32_t probes;          /* in line: how often both ends were asked, since one was heard last */
     uint32_t reset;           /* an end reset the connection: what is held goes, or is dropped */
+    uint32_t away;            /* windows of it that modules' threads work on: its end waits for them */
     uint32_t touched;         /* on the list of lanes to look after in this delivery */
     struct fos_lane *next;    /* that list */
     struct fos_lane *all_next, *all_prev;   /* list of all lanes */

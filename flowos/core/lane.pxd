@@ -65,6 +65,7 @@ cdef extern from "core.h" nogil:
         uint32_t stage_count
         uint32_t writes
         uint32_t reset
+        uint32_t away
         void *owner
         fos_lane *all_next
         fos_way *way

@@ -3,11 +3,15 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from flowos.core.attachment cimport Attachment
 from flowos.core.core cimport fos_conn
+from flowos.core.decoding cimport Decoding
 from flowos.core.lane cimport fos_lane, fos_way
 from flowos.core.state cimport Core
 from flowos.core.window cimport Window
 
 
+cdef Decoding decoding_of(Core core, uint32_t index)
+cdef bint reads(Attachment a, Decoding decoding)
+cdef uint32_t plan_stage(Core core, Attachment a, uint32_t index)
 cdef Window pooled(Core core, Attachment a, uint32_t n)
 cdef uint32_t offer(Core core, list serving, Attachment a, uint32_t index, int direction, uint32_t n) except? 0xffffffff
 cdef int commit(Core core, list serving, Attachment a, Window w, bint failed) except -1

@@ -57,7 +57,7 @@ cdef bint untouched(const fos_conn *conn) noexcept:
     return conn.depth & FOS_DEPTH_SHARED or conn.key.proto == 132
 
 
-cdef inline bint reads(Attachment a, Decoding decoding):
+cdef bint reads(Attachment a, Decoding decoding):
     """Does the connection's decoder make the units that the attachment works on?"""
     return decoding is not None and decoding.name == a.decoder and decoding.decoder is not None
 

@@ -764,7 +764,7 @@ static void fos_merge(fos_core *core) {
         core->touched_lanes = lane->next;
         lane->touched = 0;
         if (fos_list_add(&core->merged, lane->index)) core->failed = 1;
-        int over = core->table.conns[lane->index].flags & FOS_CONN_CLOSED;
+        int over = (core->table.conns[lane->index].flags & FOS_CONN_CLOSED) && !lane->away;
         if (FOS_UNLIKELY(core->translations != NULL)) fos_translate_leaving(core, lane->index);
         if (core->in_line && !fos_fate_drops(core, lane->index)) {
             fos_lane_drain(core, lane, FOS_ALL, core->now, over);

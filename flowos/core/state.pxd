@@ -1,4 +1,6 @@
 """The object that owns one core (state.pyx)."""
+from cpython.pythread cimport PyThread_type_lock
+
 from flowos.core.core cimport fos_core
 
 
@@ -9,3 +11,9 @@ cdef class Core:
     cdef public object error         # what a callback raised where nothing may raise
     cdef public dict extra     # counters that Python code keeps, by name
     cdef public tuple flow_names     # by number of flow; 0: no flow
+    cdef bint guarded          # other threads may ask: they and the engine's work without the GIL exclude each other
+    cdef unsigned long thread  # the engine's
+    cdef PyThread_type_lock quiet
+    cdef int guard(self) except -1
+    cdef bint enter(self) noexcept
+    cdef void leave(self) noexcept

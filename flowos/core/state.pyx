@@ -6,6 +6,9 @@ engine drives it.  It belongs to one engine; nothing in it is shared.
 import secrets
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.pythread cimport (
+    PyThread_acquire_lock, PyThread_allocate_lock, PyThread_free_lock, PyThread_get_thread_ident, PyThread_release_lock,
+    WAIT_LOCK)
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free
 
@@ -94,7 +97,34 @@ cdef class Core:
         c.owner = <void *>self
         c.parser.on_fragment = _on_fragment
 
+    cdef int guard(self) except -1:
+        """From now on threads of modules may ask for what the engine's thread changes without the GIL."""
+        if self.quiet == NULL:
+            self.quiet = PyThread_allocate_lock()
+            if self.quiet == NULL:
+                raise LimitError("no memory for a lock")
+        self.thread = PyThread_get_thread_ident()
+        self.guarded = True
+        return 0
+
+    cdef bint enter(self) noexcept:
+        """Called on any thread, with the GIL: wait until the engine does nothing without the GIL, and keep it so.
+
+        True: `leave` must follow, before the GIL is released.  False: there is nobody to wait for.
+        Who waits does so without the GIL, and who has the lock waits for the GIL only: so nobody waits for ever.
+        """
+        if not self.guarded or PyThread_get_thread_ident() == self.thread:
+            return False
+        with nogil:
+            PyThread_acquire_lock(self.quiet, WAIT_LOCK)
+        return True
+
+    cdef void leave(self) noexcept:
+        PyThread_release_lock(self.quiet)
+
     def __dealloc__(self):
+        if self.quiet != NULL:
+            PyThread_free_lock(self.quiet)
         if self.c != NULL:
             fos_core_destroy(self.c)
             free(self.c)

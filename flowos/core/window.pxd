@@ -46,6 +46,7 @@ cdef class DataUnit:
     cdef int alive(self) except -1
     cdef int extent(self, const uint8_t **start, uint64_t *n, const uint8_t **header, uint64_t *header_n) except -1
     cdef object bytes_at(self, const uint8_t *p, uint64_t n)
+    cdef int here(self, what) except -1
 
 
 ctypedef struct seg_mark:      # what a segment of a window is
@@ -89,13 +90,23 @@ cdef class Window:
     cdef bint asked            # release was called
     cdef uint64_t looked       # behind the last match found or edit made: no partial match begins before
     cdef list lent             # views that must outlive a copy
+    cdef bytes store           # a snapshot's bytes (snapshot.pyx), or None: the window shows the engine's memory
+    cdef fos_stream own        # ... its units
+    cdef list packets          # ... for each of a compiled decoder's units, the packet that brought its end
+    cdef Connection handle     # ... its connection
+    cdef uint8_t proto
+    cdef object view(self, const uint8_t *p, uint64_t n, const uint8_t *block)
+    cdef void forget(self) noexcept
     cdef int check(self) except -1
     cdef DataUnit unit_at(self, uint64_t number)
+    cdef DataUnit copied_unit(self, uint64_t number)
+    cdef uint64_t packet_at(self, const fos_unit *u, uint64_t number) except? 0
     cdef bint shows(self, uint64_t number)
     cdef int put(self, const uint8_t *p, uint64_t n, fos_at at, const uint8_t *block, bint inserted) except -1
     cdef int put_input(self, fos_at *at, fos_at to) except -1
     cdef bint of_kind(self, uint64_t number)
     cdef int edit(self, what, start, end, bytes data) except -1
+    cdef bint altered(self, uint64_t start, uint64_t end) except? True
     cdef object unit_bytes(self, uint64_t start, uint64_t end)
     cdef int put_range(self, uint64_t start, uint64_t end) except -1
     cdef int build(self) except -1

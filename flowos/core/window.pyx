@@ -130,13 +130,19 @@ cdef DataUnit unit_of(Core core, uint32_t index, int dir, int level, uint64_t nu
 cdef DataUnit made_unit(Core core, uint32_t index, int dir, Decoding decoding, list made, uint64_t number):
     """The handle on a unit that a Python decoder made: the one of this number in the list."""
     cdef DataUnit unit = unit_on(core, index, dir, LEVEL_DECODER, number)
+    fill_made(unit, made, number)
+    return unit
+
+
+cdef int fill_made(DataUnit unit, list made, uint64_t number) except -1:
+    """What a handle says of a unit that a Python decoder made."""
     unit.made = made[number]
     unit.mates = made
     unit.u.ts = unit.made.ts
     unit.u.off = unit.u.start = unit.made.start
     unit.u.end = unit.made.end
     unit.u.len = len(unit.made.data) if unit.made.data is not None else unit.made.end - unit.made.start
-    return unit
+    return 0
 
 
 cdef inline bint has_frame(const fos_unit *u) noexcept nogil:
@@ -161,12 +167,16 @@ cdef class DataUnit:
         raise TypeError("data units are made by the core, from packets")
 
     cdef fos_stream *stream(self) except? NULL:
+        if self.lens is not None and self.lens.store is not None:
+            return self.lens.stream
         if self.lvl == LEVEL_DECODER:
             return &self.decoding.up[self.dir]
         return fos_half_of(self.core.c, self.index, self.dir).stream
 
     cdef bint held(self):
         cdef fos_stream *s
+        if self.lens is not None and self.lens.store is not None:
+            return self.lens.live
         if self.core.c.table.conns[self.index].generation != self.generation:
             return False
         if self.made is not None:
@@ -178,6 +188,13 @@ cdef class DataUnit:
         if not self.held():
             raise StaleError(f"unit {self.number} of connection record {self.index}: its bytes were released")
         return 1
+
+    cdef int here(self, what) except -1:
+        """UsageError when the unit belongs to a snapshot, which knows neither other levels nor other windows."""
+        self.alive()
+        if self.lens is not None and self.lens.store is not None:
+            raise UsageError(f"{what}: a module on a thread of its own is lent a copy of its level alone; attach it inline for this")
+        return 0
 
     cdef int extent(self, const uint8_t **start, uint64_t *n, const uint8_t **header, uint64_t *header_n) except -1:
         """Where this unit's payload and header lie."""
@@ -212,7 +229,11 @@ cdef class DataUnit:
         return 0
 
     cdef object bytes_at(self, const uint8_t *p, uint64_t n):
-        return view_of(self.core, &self.u, p, n) if n else memoryview(b"")
+        if not n:
+            return memoryview(b"")
+        if self.lens is not None and self.lens.store is not None:
+            return self.lens.view(p, n, NULL)
+        return view_of(self.core, &self.u, p, n)
 
     @property
     def kind(self):
@@ -245,8 +266,7 @@ cdef class DataUnit:
     def length(self):
         """Count the stream bytes: of a gap, those that are missing; with what earlier stages edited."""
         if self.lens is not None and self.lens.live and self.u.kind != FOS_UNIT_GAP:
-            return len(self.lens.unit_bytes(self.u.start, self.u.end) if self.lvl == LEVEL_DECODER
-                       else self.lens.unit_bytes(self.u.off, self.u.off + self.u.len))
+            return len(self._through() if self.lvl == LEVEL_DECODER else self.lens.unit_bytes(self.u.off, self.u.off + self.u.len))
         return self.u.len
 
     @property
@@ -270,6 +290,8 @@ cdef class DataUnit:
         if self.lvl != LEVEL_DECODER:
             return self.u.packet
         self.alive()
+        if self.lens is not None and self.lens.packets is not None:
+            return self.lens.packets[self.number - self.lens.first]
         return self.decoding.packet_of(self.dir, &self.u)
 
     @property
@@ -299,7 +321,7 @@ cdef class DataUnit:
         cdef uint32_t i
         if not self.reassembled or self.u.frame == NULL:
             return []
-        self.alive()
+        self.here("fragments")
         block = fos_block_of(self.u.frame)
         entry = <fos_origin_fragment *>(&block.data[0] + fos_fragments_at(block.size))
         return [Fragment(entry[i].packet, entry[i].offset, entry[i].len) for i in range(block.fragments)]
@@ -343,6 +365,8 @@ cdef class DataUnit:
         cdef fos_unit *u = &self.u
         cdef uint32_t begin
         if self.lvl == LEVEL_DECODER:
+            if self.made is not None and self.made.data is not None and not self.lens.altered(u.start, u.end):
+                return memoryview(self.made.data).toreadonly()      # what was decrypted is not what lies below
             return self.lens.unit_bytes(u.start, u.end)
         payload = self.lens.unit_bytes(u.off, u.off + u.len)
         if self.lvl == LEVEL_TRANSPORT or u.frame == NULL or u.kind == FOS_UNIT_GAP:
@@ -446,7 +470,7 @@ cdef class DataUnit:
     @property
     def parents(self):
         """List the units of the next higher level that hold bytes of this one."""
-        self.alive()
+        self.here("parents")
         if self.lvl == LEVEL_DECODER:
             return []
         if self.lvl == LEVEL_TRANSPORT:
@@ -464,7 +488,7 @@ cdef class DataUnit:
     @property
     def children(self):
         """List the units of the next lower level that this one was made from."""
-        self.alive()
+        self.here("children")
         if self.lvl == LEVEL_DECODER:
             return self._below(self.u.start, self.u.end)
         if self.lvl == LEVEL_FRAME or self.u.kind == FOS_UNIT_GAP:
@@ -474,6 +498,8 @@ cdef class DataUnit:
     @property
     def connection(self):
         """Give the connection; `StaleError` once it has ended."""
+        if self.lens is not None and self.lens.handle is not None:
+            return self.lens.handle
         if self.core.c.table.conns[self.index].generation != self.generation:
             raise StaleError(f"unit {self.number}: its connection has ended")
         return connection_of(self.core, self.index)
@@ -490,6 +516,8 @@ cdef class DataUnit:
             if number == <uint64_t>len(self.mates):
                 return None
             return made_unit(self.core, self.index, self.dir, self.decoding, self.mates, number)
+        if self.lens is not None and self.lens.store is not None:
+            return next((unit for unit in self.lens.units if (<DataUnit>unit).number > self.number), None)
         s = self.stream()
         before = fos_stream_unit(s, self.number)
         u = fos_stream_unit(s, number)
@@ -554,6 +582,16 @@ cdef class Window:
     def __dealloc__(self):
         free(self.segs)
         free(self.marks)
+        self.forget()
+
+    cdef void forget(self) noexcept:
+        """Free what a snapshot owns beside its bytes."""
+        cdef fos_chunk *chunk = self.own.first
+        while chunk != NULL:
+            self.own.first = chunk.next
+            free(chunk)
+            chunk = self.own.first
+        self.own.last = NULL
 
     cdef void reset(self) noexcept:
         """Forget what the last call was about."""
@@ -565,6 +603,9 @@ cdef class Window:
         self.looked = 0
         if self.edits is not None:
             self.edits = None
+        if self.store is not None:
+            self.store = self.packets = self.handle = None
+            self.forget()
 
     cdef int check(self) except -1:
         if not self.live:
@@ -575,7 +616,7 @@ cdef class Window:
     def connection(self):
         """Give the connection: a handle that stays usable."""
         if self.live:
-            return connection_of(self.core, self.index)
+            return connection_of(self.core, self.index) if self.handle is None else self.handle
         raise StaleError("the window was released: take `window.connection` during the call")
 
     @property
@@ -595,13 +636,44 @@ cdef class Window:
 
     cdef DataUnit unit_at(self, uint64_t number):
         cdef DataUnit unit
-        if self.made is not None:
+        if self.store is not None:
+            unit = self.copied_unit(number)
+        elif self.made is not None:
             unit = made_unit(self.core, self.index, self.dir, self.decoding, self.made, number)
         else:
             unit = unit_of(self.core, self.index, self.dir, self.lvl, number, fos_stream_unit(self.stream, number))
         if self.by_offset:
             unit.lens = self
         return unit
+
+    cdef DataUnit copied_unit(self, uint64_t number):
+        """The handle on a unit of a snapshot."""
+        cdef DataUnit unit = DataUnit.__new__(DataUnit)
+        unit.core = self.core
+        unit.index = self.index
+        unit.generation = self.generation
+        unit.dir = self.dir
+        unit.direction = self.direction
+        unit.proto = self.proto
+        unit.lvl = self.lvl
+        unit.number = number
+        unit.decoding = self.decoding
+        if self.made is None:
+            unit.u = fos_stream_unit(self.stream, number)[0]
+        else:
+            fill_made(unit, self.made, number)
+        return unit
+
+    cdef object view(self, const uint8_t *p, uint64_t n, const uint8_t *block):
+        """n bytes at p, which this window shows."""
+        cdef View view
+        if self.store is None:
+            return view_at(self.core, p, n, block)
+        view = View.__new__(View)
+        view.p = p
+        view.n = n
+        view.owner = self.store
+        return memoryview(view)
 
     @property
     def units(self):
@@ -645,7 +717,7 @@ cdef class Window:
             self.size()
             for k in range(self.seg_count):
                 if self.segs[k].p != NULL:
-                    yield view_at(self.core, self.segs[k].p, self.segs[k].n, self.marks[k].block)
+                    yield self.view(self.segs[k].p, self.segs[k].n, self.marks[k].block)
             return
         for unit in self.units:
             data = unit.data
@@ -1042,7 +1114,8 @@ cdef class Window:
     def emit(self, record):
         """Send a record (a dict) to the run's sinks, with the time, the connection's number and the direction."""
         self.check()
-        self.attachment.module.emit({"ts": self.now, "connection": self.core.c.table.cold[self.index].id,
+        number = self.core.c.table.cold[self.index].id if self.handle is None else self.handle.id
+        self.attachment.module.emit({"ts": self.now, "connection": number,
                                      "direction": self.direction, **record})
 
     @property
@@ -1104,7 +1177,7 @@ cdef class Window:
             return memoryview(b"")
         if n == 1:
             low = max(begin, self.segs[only].at)
-            return view_at(self.core, self.segs[only].p + (low - self.segs[only].at), total, self.marks[only].block)
+            return self.view(self.segs[only].p + (low - self.segs[only].at), total, self.marks[only].block)
         joined = PyBytes_FromStringAndSize(NULL, total)
         out = PyBytes_AS_STRING(joined)
         for k in range(self.seg_count):
@@ -1133,6 +1206,19 @@ cdef class Window:
                 high = self.segs[k].at + min(n, end - at.off)
         return self._joined(low, high) if low < high else memoryview(b"")
 
+    cdef bint altered(self, uint64_t start, uint64_t end) except? True:
+        """Did an earlier stage put bytes in or take some from [start, end) of the original stream?"""
+        cdef uint32_t k
+        cdef uint64_t there = 0
+        self.size()
+        for k in range(self.seg_count):
+            low, high = self.marks[k].at.off, self.marks[k].at.off + self.segs[k].n
+            if self.marks[k].inserted and start <= low < end:
+                return True
+            if not self.marks[k].inserted and low < end and high > start:
+                there += min(high, end) - max(low, start)
+        return there != end - start
+
     def array(self):
         """Give the units as a NumPy structured array of dtype `flowos.ROW`: one row per unit, a copy."""
         cdef fos_unit *u
@@ -1141,7 +1227,7 @@ cdef class Window:
         import numpy
 
         rows = []
-        proto = self.core.c.table.conns[self.index].key.proto
+        proto = self.core.c.table.conns[self.index].key.proto if self.store is None else self.proto
         for i in range(self.first, self.stop):
             if self.made is not None:
                 made = self.made[i]
@@ -1151,9 +1237,15 @@ cdef class Window:
             if not self.shows(i) or not self.of_kind(i):
                 continue
             u = fos_stream_unit(self.stream, i)
-            rows.append((u.off, u.ts, u.packet if self.lvl != LEVEL_DECODER else self.decoding.packet_of(self.dir, u), self.index, min(u.len, 0xffffffff),
+            rows.append((u.off, u.ts, self.packet_at(u, i), self.index, min(u.len, 0xffffffff),
                          u.wire if self.lvl != LEVEL_DECODER else 0, u.kind, self.direction, proto))
         return numpy.array(rows, row_dtype())
+
+    cdef uint64_t packet_at(self, const fos_unit *u, uint64_t number) except? 0:
+        """The packet that brought the end of a unit."""
+        if self.lvl != LEVEL_DECODER:
+            return u.packet
+        return self.decoding.packet_of(self.dir, u) if self.packets is None else self.packets[number - self.first]
 
     def __repr__(self):
         if not self.live:

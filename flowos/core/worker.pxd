@@ -1,0 +1,42 @@
+"""Modules on threads of their own (worker.pyx)."""
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from flowos.core.attachment cimport Attachment
+
+
+cdef class Loan:
+    cdef list windows
+    cdef uint32_t index, generation    # of the connection
+    cdef uint64_t bytes
+    cdef int64_t since                 # when it went out, monotonic ns
+    cdef bint begun                    # the module has it
+    cdef bint over                     # it came back, or took too long
+    cdef bint laned                    # the connection's lane counts it
+    cdef list failed                   # numbers of the windows at which the module raised
+    cdef list errors                   # what it raised
+    cdef int64_t ns                    # how long it took
+
+
+cdef class Call:
+    cdef object function
+    cdef tuple arguments
+    cdef object error
+
+
+cdef class Worker:
+    cdef Attachment attachment
+    cdef object wake, jobs, done, thread
+    cdef dict lent                     # by connection record: how many loans are out
+    cdef object loans                  # those that are out, oldest first
+    cdef uint64_t windows_out, bytes_out
+    cdef uint32_t calls                # told and not heard of yet
+    cdef Call ticking                  # the last tick told, until it was heard
+    cdef Loan lend(self, uint32_t index, uint32_t generation, list windows)
+    cdef bint full(self) noexcept
+    cdef int end(self, Loan loan) except -1
+    cdef Call tell(self, function, tuple arguments)
+    cdef object returned(self, seconds)
+    cdef int stop(self) except -1
+    cdef int _work(self, list loans) except -1
+    cdef int _call(self, Call call) except -1
+    cdef int _give(self, job) except -1

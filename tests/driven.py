@@ -119,9 +119,9 @@ class Recorder(flowos.Module):
 
 
 class Pair:
-    """Two engines and the model, fed alike."""
+    """Two engines and the model, fed alike; `threads` says of each stage where it runs ("inline")."""
 
-    def __init__(self, stages, protocols=None, unstable=True):
+    def __init__(self, stages, protocols=None, threads=()):
         config = flowos.Config.offline(isolate=True)
         self.recorder = Recorder()
         self.modules = [Driven(stage, protocol, f"driven{k}")
@@ -135,7 +135,10 @@ class Pair:
             out, end = pipe("out", SLOTS * 4, buffer_size=4096)
             engine.add_output(out)
             for k, module in enumerate(modules):
-                engine.attach(module, None, order=stages[k].order if modules is self.modules else None)
+                if modules is self.modules:
+                    engine.attach(module, None, stages[k].order, (*threads, *["inline"] * len(stages))[k])
+                else:
+                    engine.attach(module)
             self.engines.append(engine)
             self.ports.append(ours)
             self.outputs.append(end)
@@ -153,6 +156,7 @@ class Pair:
         for engine in self.engines:
             for _ in range(len(self.modules) + 2):   # takes them; finds nothing, and delivers; what was held too long goes on
                 engine.step()
+                engine.drain()                # what is out to threads comes back: nobody's pace shows
         self.compare()
 
     def finish(self):

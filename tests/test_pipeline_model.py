@@ -62,10 +62,12 @@ class Machine(RuleBasedStateMachine):
     """Two connections and a pipeline; packets gather until they are delivered together."""
 
     @initialize(stages=pipelines(), isns=st.tuples(ISNS, ISNS, ISNS, ISNS), versions=st.tuples(SIDES, SIDES),
-                picked_up=st.tuples(st.booleans(), st.booleans()))
-    def begin(self, stages, isns, versions, picked_up):
+                picked_up=st.tuples(st.booleans(), st.booleans()),
+                own=st.booleans())
+    def begin(self, stages, isns, versions, picked_up, own):
         self.now, self.number, self.waiting = build.START_NS, 0, []
-        self.pair = Pair(stages)
+        own = own and len(stages) == 1        # of several, how windows are cut depends on when they come back
+        self.pair = Pair(stages, threads=["own"] * own)
         self.sides = [Sides(i, isns[2 * i:2 * i + 2], versions[i], lambda: self.now) for i in range(2)]
         for sides, late in zip(self.sides, picked_up):
             if not late:

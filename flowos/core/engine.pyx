@@ -26,7 +26,7 @@ from flowos.core.core cimport *
 from flowos.core.flowtable cimport FlowTable
 from flowos.core.decoding cimport Decoding
 from flowos.core.journal cimport FlowWindow, flow_window, give_back
-from flowos.core.lane cimport FOS_MAX_OUTLETS, FOS_MAX_ROUTES, FOS_MAX_STAGES, FOS_STAGE_WRITES, fos_lane, fos_outlet
+from flowos.core.lane cimport FOS_MAX_OUTLETS, FOS_MAX_ROUTES, FOS_MAX_STAGES, FOS_STAGE_AWAY, FOS_STAGE_LENT, FOS_STAGE_WRITES, fos_lane, fos_outlet
 from flowos.core.lending cimport (
     commit, decoding_of, forget, lane_at, let_go, offer, plan_stage, pooled, reads, settle, settle_gone, stage_number, untouched)
 from flowos.core.merge cimport fos_lane_of, fos_lane_touch, fos_merge
@@ -904,6 +904,7 @@ cdef class BaseEngine:
                 if lane != NULL:
                     loan.laned = True
                     lane.away += 1
+                    mark(lane, a, loan.windows)
             elif a.writes or lane != NULL:
                 settle(self.core, self.serving, a, index, self.aborting or a.detached or self.over(index))
         return 0
@@ -967,6 +968,9 @@ cdef class BaseEngine:
         cdef Window w
         cdef uint32_t i = 0
         cdef bint failed
+        if lane != NULL:
+            lane.away -= 1
+            mark(lane, a, [])
         for w in loan.windows:
             failed = revoked or i in loan.failed
             w.live = False
@@ -980,7 +984,6 @@ cdef class BaseEngine:
                 w.attachment = w.decoding = w.made = None
             i += 1
         if lane != NULL:
-            lane.away -= 1
             fos_lane_touch(c, lane)
             fos_make_ready(c, loan.index, conn)
         if revoked:
@@ -1018,9 +1021,11 @@ cdef class BaseEngine:
                 self._reframe(lane.index)
             for a in self.serving:
                 k = stage_number(lane, a)
-                if k < 0 or (a.worker is not None and lane.index in (<Worker>a.worker).lent):
+                if k < 0:
                     continue
                 for dir in range(2):
+                    if lane.way[dir].stages[k].flags & FOS_STAGE_LENT:
+                        continue
                     if lane.way[dir].stages[k].held_since and c.now - lane.way[dir].stages[k].held_since >= a.hold_ns:
                         let_go(self.core, a, lane, <uint32_t>k, dir)
                         fos_lane_touch(c, lane)
@@ -1265,6 +1270,21 @@ cdef class BaseEngine:
     def _check(self):
         """Verify the core's invariants; AssertionError names the broken one."""
         self.core._check()
+
+
+cdef int mark(fos_lane *lane, Attachment a, list windows) except -1:
+    """Note which windows of a connection are out to an attachment's thread; none: they are back."""
+    cdef int k = stage_number(lane, a), dir
+    cdef Window w
+    for dir in range(2):
+        if k >= 0:
+            lane.way[dir].stages[k].flags &= ~<uint32_t>(FOS_STAGE_AWAY | FOS_STAGE_LENT)
+            if windows:
+                lane.way[dir].stages[k].flags |= FOS_STAGE_AWAY
+    for w in windows:
+        if k >= 0:
+            lane.way[w.dir].stages[k].flags |= FOS_STAGE_LENT
+    return 0
 
 
 def _order(attachment):

@@ -32,6 +32,8 @@ FOS_INLINE fos_at fos_at_least(fos_at a, fos_at b) { return fos_at_before(b, a) 
 enum fos_stage_flags {
     FOS_STAGE_WRITES = 1,     /* its module may edit: `out` is in use */
     FOS_STAGE_GONE = 2,       /* its module was detached: what it edited is on its way, what comes passes through */
+    FOS_STAGE_AWAY = 4,       /* a thread of its module works on the connection: what stands at its place is not decided */
+    FOS_STAGE_LENT = 8,       /* ... on a window of this direction */
 };
 
 typedef struct fos_stage {
@@ -200,6 +202,13 @@ static uint64_t fos_inserted_at(const fos_edits *in, uint64_t off) {
     return n;
 }
 
+/* Does a thread have what decides on the place of stage j: its own module's, or an earlier one's at that place? */
+static int fos_undecided(const fos_way *w, uint32_t j) {
+    for (uint32_t i = 0; i <= j; i++)
+        if (w->stages[i].flags & FOS_STAGE_AWAY && w->stages[i].head <= w->stages[j].head) return 1;
+    return 0;
+}
+
 /* How far stage k may go when the stream ends at `tail` (invariant 3): `skip` FOS_ALL means with all that
  * was inserted at `off`.  `depends` says on which stages before it depends, as bits. */
 static fos_at fos_stage_limit(const fos_way *w, uint32_t k, uint64_t tail, uint32_t depends) {
@@ -208,10 +217,10 @@ static fos_at fos_stage_limit(const fos_way *w, uint32_t k, uint64_t tail, uint3
     for (uint32_t j = k; j--;) {
         const fos_stage *e = &w->stages[j];
         if (e->flags & FOS_STAGE_WRITES)      /* those before it are ahead of it */
-            return fos_at_least(limit, (fos_at){e->head, e->head == e->at.off ? FOS_ALL : 0});
+            return fos_at_least(limit, (fos_at){e->head, e->head != e->at.off ? 0 : fos_undecided(w, j) ? e->at.skip : FOS_ALL});
         if (e->order == s->order || !((s->flags & FOS_STAGE_WRITES) || (depends >> j & 1))) continue;
         fos_at at = e->head < e->at.off ? (fos_at){e->head, 0} : e->at;
-        if (at.skip == fos_inserted_at(fos_stage_input(w, k), at.off)) at.skip = FOS_ALL;   /* with what has no bytes: a FIN */
+        if (!fos_undecided(w, j) && at.skip == fos_inserted_at(fos_stage_input(w, k), at.off)) at.skip = FOS_ALL;   /* with what has no bytes: a FIN */
         limit = fos_at_least(limit, at);
     }
     return limit;

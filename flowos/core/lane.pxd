@@ -10,6 +10,8 @@ cdef extern from "core.h" nogil:
 
     enum:
         FOS_STAGE_WRITES
+        FOS_STAGE_AWAY
+        FOS_STAGE_LENT
         FOS_STAGE_GONE
         FOS_TAKE_PASS
         FOS_TAKE_REMOVE

@@ -281,7 +281,7 @@ cdef uint32_t ranged(Core core, list serving, Attachment a, uint32_t index, int 
         stop += 1
         u = fos_stream_unit(s, stop)
     if st.seen_unit >= stop and not beyond(way, k, limit) and not (
-            st.held_since and not st.ended and stop == s.tail_index and ends(core, index, dir)):
+            st.held_since and not st.ended and stop == s.tail_index and limit.off >= s.tail_off and ends(core, index, dir)):
         return n
     if not tcp and a.writes:
         while first < stop:
@@ -300,6 +300,7 @@ cdef uint32_t ranged(Core core, list serving, Attachment a, uint32_t index, int 
     w = one_range(core, a, index, dir, way, k, first, stop, n)
     w.begin = st.at
     w.limit = limit
+    w.complete = w.complete and limit.off >= s.tail_off
     st.ended = w.complete
     finish_range(w)
     return n + 1

@@ -421,7 +421,8 @@ static void fos_way_trailing(fos_core *core, fos_lane *lane, int dir, int64_t ts
     const fos_conn *c = &core->table.conns[lane->index];
     const fos_half *h = fos_half_of(core, lane->index, dir);
     if (c->key.proto != FOS_PROTO_TCP || core->plans[c->flow].packets) return;
-    if ((!w->template_n && !w->keep) || w->fin_gone || w->gone > fos_way_limit(w, lane->stage_count)) return;
+    uint64_t limit = fos_way_limit(w, lane->stage_count);
+    if ((!w->template_n && !w->keep) || w->fin_gone || w->gone > limit || (lane->away && w->gone == limit)) return;
     uint32_t before = w->sent.end - w->sent.first;
     uint64_t final = fos_edits_seq(&w->sent, w->gone), total;
     if (fos_merge_take(core, lane, dir, w->gone, 0) <= 0) return;
@@ -572,7 +573,7 @@ static int fos_merge_next_unit(fos_core *core, fos_lane *lane, int dir, uint64_t
     if (!u || u->packet > number || u->off + u->len > limit) return 0;
     const fos_unit *fin = NULL, *data = NULL;
     int tcp = c->key.proto == FOS_PROTO_TCP && !core->plans[c->flow].packets;
-    if (u->kind == FOS_UNIT_FIN && limit < FOS_ALL && fos_merge_edits_wait(lane, w, u->off)) return 0;
+    if (u->kind == FOS_UNIT_FIN && limit < FOS_ALL && (fos_merge_edits_wait(lane, w, u->off) || (lane->away && u->off == limit))) return 0;
     if (u->kind == FOS_UNIT_GAP) {
         if (fos_merge_gap(core, lane, dir, u, tcp, ts) < 0) return 0;
     } else if (w->keep && u->kind == FOS_UNIT_SYN) {
@@ -587,7 +588,7 @@ static int fos_merge_next_unit(fos_core *core, fos_lane *lane, int dir, uint64_t
         if (u->kind == FOS_UNIT_DATA) {
             fin = fos_stream_unit(s, w->next_unit + 1);
             if (fin && (fin->kind != FOS_UNIT_FIN || !(u->frame[u->l4 + 13] & FOS_TCP_FIN) || fin->packet > number)) fin = NULL;
-            if (fin && limit < FOS_ALL && fos_merge_edits_wait(lane, w, fin->off)) fin = NULL;
+            if (fin && limit < FOS_ALL && (fos_merge_edits_wait(lane, w, fin->off) || (lane->away && fin->off == limit))) fin = NULL;
         } else if (u->kind == FOS_UNIT_SYN && !w->keep) {  /* data that came with it leaves with it */
             data = fos_stream_unit(s, w->next_unit + 1);
             if (data && (data->kind != FOS_UNIT_DATA || data->packet != u->packet || data->off)) data = NULL;
@@ -622,6 +623,7 @@ static int fos_merge_next_parked(fos_core *core, fos_lane *lane, int dir, uint64
         if (t->flags & FOS_TRANSIT_END && lane->writes) {
             uint64_t off = h->flags & FOS_HALF_STARTED ? fos_raw_offset(h, fos_be32(t->frame + t->l4 + 4), w->gone) : FOS_ALL;
             if (off > w->gone || fos_merge_edits_wait(lane, w, off)) return 0;
+            if (lane->away && off == fos_way_limit(w, lane->stage_count)) return 0;
         }
         if ((t->flags & FOS_TRANSIT_OFF) && t->paylen && lane->writes && t->off >= 0 && (uint64_t)t->off + t->paylen > w->gone &&
             (h->ooo || (uint64_t)t->off + t->paylen <= h->next)) return 0;

@@ -281,8 +281,8 @@ class Engine(BaseEngine):
                     None in (number, other.flow) or number == other.flow):
                 raise UsageError(f"order {order} is taken by {other.name}: a module that edits is alone in its order, "
                                  f"so {module.name or type(module).__name__} needs another")
-        if threads == "own" and self.connected and self.wake is None:
-            self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        if threads == "own" and self.connected and self.waker is None:
+            self.waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             self._poll = None                 # it is to be woken, too
         attachment = self._attach(module, number, order, threads == "own")
         self._modules.append(attachment)
@@ -368,13 +368,13 @@ class Engine(BaseEngine):
                 except UsageError:            # a pipe in memory: nobody wakes us
                     self._poll = False
                     break
-            if self._poll and self.wake is not None:
-                self._poll.register(self.wake, select.POLLIN)
+            if self._poll and self.waker is not None:
+                self._poll.register(self.waker, select.POLLIN)
         seconds = min(0.2, self.next_timer)
         if self._poll:
             for descriptor, _event in self._poll.poll(max(0, math.ceil(seconds * 1000))):
-                if descriptor == self.wake:
-                    os.eventfd_read(self.wake)
+                if descriptor == self.waker:
+                    os.eventfd_read(self.waker)
         else:
             time.sleep(min(seconds, 0.001))
 
@@ -394,9 +394,9 @@ class Engine(BaseEngine):
                     self._inputs.pop().close()
                 while self._outputs:
                     self._outputs.pop().close()
-                if self.wake is not None:
-                    os.close(self.wake)
-                    self.wake = None
+                if self.waker is not None:
+                    os.close(self.waker)
+                    self.waker = None
 
     def __enter__(self):
         return self

@@ -131,6 +131,27 @@ def test_units_and_windows(demo_capture):
     watch(demo_capture, "tcp", check, "tcp,tp_dst=80")
 
 
+def test_units_get_dirty(demo_capture):
+    class Editor(flowos.Module):
+        protocol, mode, seen = "tcp", flowos.RDWR, 0
+
+        def process(self, window):
+            units = [unit for unit in window.units if unit.length > 1]
+            if len(units) > 1:
+                window.replace(units[0].offset, units[0].offset + 1, b"longer")
+                window.insert(units[1].end - 1, b"in it")
+                assert [unit.dirty for unit in window.units if unit.length > 1] == [True, True] + [False] * (len(units) - 2)
+                self.seen += 1
+                self.kept = units[0]
+
+    with flowos.Engine() as engine:
+        engine.add_port(str(demo_capture))
+        editor = Editor()
+        engine.attach(editor)
+        engine.run()
+    assert editor.seen and not editor.kept.dirty
+
+
 def test_pointers(demo_capture):
     seen = set()
 

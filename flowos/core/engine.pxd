@@ -24,7 +24,7 @@ cdef class BaseEngine:
     cdef list free_numbers             # of flows that were deleted
     cdef list reframers                # by number of flow: a Reframer, or None
     cdef list workers                  # attachments whose modules have threads of their own
-    cdef public object wake                 # a descriptor that such a thread wakes a sleeping engine by, or None
+    cdef public object waker                # a descriptor that such a thread wakes a sleeping engine by, or None
     cdef list wired                    # two ports that are connected, or None
     cdef list outputs                  # ports that packets leave by
     cdef uint64_t serials              # attachments made so far

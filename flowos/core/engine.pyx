@@ -275,7 +275,7 @@ cdef class BaseEngine:
             self.deliver()                    # what came before is not for the newcomer
         if own:
             self.core.guard()
-            a.worker = Worker(a, self.wake)
+            a.worker = Worker(a, self.waker)
             self.workers.append(a)
         self.attachments = sorted([*self.attachments, a], key=_order)
         self.change()

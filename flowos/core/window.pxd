@@ -40,6 +40,7 @@ cdef class DataUnit:
     cdef Decoding decoding
     cdef object made           # what a Python decoder emitted: a flowos.decoder.Unit
     cdef list mates            # the list that it stands in
+    cdef Window edits          # the window that it may be edited in, or None
     cdef Window lens           # the window whose edits of earlier stages it shows, or None
     cdef fos_stream *stream(self) except? NULL
     cdef bint held(self)
@@ -107,6 +108,8 @@ cdef class Window:
     cdef bint of_kind(self, uint64_t number)
     cdef int edit(self, what, start, end, bytes data) except -1
     cdef bint altered(self, uint64_t start, uint64_t end) except? True
+    cdef int unit_range(self, uint64_t start, uint64_t end, uint64_t *low, uint64_t *high) except -1
+    cdef bint edited(self, uint64_t start, uint64_t end) except? True
     cdef object unit_bytes(self, uint64_t start, uint64_t end)
     cdef int put_range(self, uint64_t start, uint64_t end) except -1
     cdef int build(self) except -1

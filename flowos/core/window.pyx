@@ -327,6 +327,15 @@ cdef class DataUnit:
         return [Fragment(entry[i].packet, entry[i].offset, entry[i].len) for i in range(block.fragments)]
 
     @property
+    def dirty(self):
+        """Say whether an edit of this call lies in the unit (D3.2's PM_DIRTY; clean again when the call has returned)."""
+        if self.edits is None or not self.edits.live:
+            return False
+        if self.lvl == LEVEL_DECODER:
+            return self.edits.edited(self.u.start, self.u.end)
+        return self.edits.edited(self.u.off, self.u.off + self.u.len)
+
+    @property
     def incomplete(self):
         """Say whether the message ended before it was whole."""
         return bool(self.u.flags & FOS_UNIT_INCOMPLETE)
@@ -644,6 +653,8 @@ cdef class Window:
             unit = unit_of(self.core, self.index, self.dir, self.lvl, number, fos_stream_unit(self.stream, number))
         if self.by_offset:
             unit.lens = self
+        if self.writes:
+            unit.edits = self
         return unit
 
     cdef DataUnit copied_unit(self, uint64_t number):
@@ -1189,22 +1200,41 @@ cdef class Window:
 
     cdef object unit_bytes(self, uint64_t start, uint64_t end):
         """What the window has of a unit that covers the original bytes [start, end), edits of earlier stages applied."""
+        cdef uint64_t low, high
+        self.unit_range(start, end, &low, &high)
+        return self._joined(low, high) if low < high else memoryview(b"")
+
+    cdef int unit_range(self, uint64_t start, uint64_t end, uint64_t *low, uint64_t *high) except -1:
+        """Where in the window such a unit's bytes stand: indices [low, high); low > high: nowhere."""
         cdef uint32_t k
-        cdef uint64_t low = FOS_ALL, high = 0, n
+        cdef uint64_t n
         cdef fos_at at
         self.size()
+        low[0] = FOS_ALL
+        high[0] = 0
         for k in range(self.seg_count):
             at = self.marks[k].at
             n = self.segs[k].n
             if self.marks[k].inserted:
                 if at.off < start or at.off > end or (at.off == end and k + 1 < self.seg_count and not self.marks[k + 1].inserted):
                     continue
-                low = min(low, self.segs[k].at)
-                high = self.segs[k].at + n
+                low[0] = min(low[0], self.segs[k].at)
+                high[0] = self.segs[k].at + n
             elif at.off < end and at.off + n > start:
-                low = min(low, self.segs[k].at + (start - at.off if start > at.off else 0))
-                high = self.segs[k].at + min(n, end - at.off)
-        return self._joined(low, high) if low < high else memoryview(b"")
+                low[0] = min(low[0], self.segs[k].at + (start - at.off if start > at.off else 0))
+                high[0] = self.segs[k].at + min(n, end - at.off)
+        return 0
+
+    cdef bint edited(self, uint64_t start, uint64_t end) except? True:
+        """Does an edit of this call lie in the unit that covers the original bytes [start, end)?"""
+        cdef uint64_t low, high
+        if not self.edits:
+            return False
+        self.unit_range(start, end, &low, &high)
+        for i, j, _data in self.edits:
+            if (i < high and j > low) or low <= <uint64_t>i < high:
+                return True
+        return False
 
     cdef bint altered(self, uint64_t start, uint64_t end) except? True:
         """Did an earlier stage put bytes in or take some from [start, end) of the original stream?"""

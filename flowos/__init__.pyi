@@ -299,6 +299,7 @@ class Module:
     resizes: bool
     hold: float
     hold_bytes: int
+    time_limit: float | None
     fail: str
     depends: tuple[str, ...]
     state: Callable[[], Any] | None

@@ -31,6 +31,9 @@ class Module:
     hold = 1.0
     #: ... and how many bytes of one window.
     hold_bytes = 1 << 20
+    #: Seconds of wall time that one call may take, or None.  A call in the engine's loop that took longer was the
+    #: last: the module is detached.  On a thread of its own its windows pass unchanged, and are stale for it.
+    time_limit = None
     #: What becomes of a window when `process` raises: "open", it is released unchanged; "close", dropped with its connection.
     fail = "open"
     #: Names of modules that this one must follow, even where neither edits.

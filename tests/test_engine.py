@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import threading
+import time
 import weakref
 from pathlib import Path
 
@@ -267,6 +268,30 @@ def test_all_are_stopped_whoever_raises(ten):
     assert [module.calls for module in modules[:2]] == [1, 1] and modules[2].calls[-1] == ("stop",)
     engine.close()
     assert modules[0].calls == 1, "closing twice stops nobody twice"
+
+
+@pytest.mark.parametrize("call", ["process", "process_batch"])
+def test_a_module_that_overstays_its_time_is_detached(ten, call):
+    """Its one call took too long; what follows passes it by, and the others hear all."""
+    class Slow(Log):
+        time_limit = 0.001
+        calls_made = 0
+
+        def process(self, window):
+            self.calls_made += 1
+            time.sleep(0.003)
+
+    if call == "process_batch":
+        Slow.process_batch = lambda self, windows: self.process(windows[0])
+    slow, log = Slow(), Log()
+    engine = engine_on(ten, **SMALL_STEPS)
+    attachment = engine.attach(slow)
+    engine.attach(log)
+    engine.run()
+    assert slow.calls_made == 1 and slow.calls[-1] == ("stop",) and attachment.detached
+    assert "more than its time_limit of 0.001 s" in attachment.errors[0] and attachment.counters["errors"] == 1
+    assert engine.statistics()["module_errors"] == 1
+    assert log.streams() == {(number, way): STREAMS[way] for number in range(10) for way in (0, 1)}
 
 
 @pytest.mark.parametrize("call, scope", CALLS)

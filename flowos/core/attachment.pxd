@@ -18,6 +18,7 @@ cdef class Attachment:
     cdef int end_kind                  # number of the decoder's kind "end", or -1
     cdef readonly object fail          # "open" or "close": what becomes of a window when the module raises
     cdef int64_t hold_ns               # how long a window may be held, in capture time
+    cdef int64_t limit_ns              # how long a call may take, in wall time; 0: as long as it takes
     cdef uint64_t hold_bytes           # ... and how much of it
     cdef readonly tuple depends        # names of modules that it follows
     cdef readonly bint detached        # nothing more is delivered to it

@@ -60,6 +60,7 @@ cdef class BaseEngine:
     cdef int _call(self, Attachment a, uint32_t n) except -1
     cdef int _take(self, Attachment a, Window w, bint failed) except -1
     cdef int _fail(self, Attachment a, uint32_t index) except -1
+    cdef int _overstayed(self, Attachment a, int64_t ns) except -1
     cdef int _tell(self, Attachment a, function, tuple arguments) except -1
     cdef bint over(self, uint32_t index) noexcept
     cdef int _drain(self) except -1

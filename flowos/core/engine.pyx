@@ -245,6 +245,8 @@ cdef class BaseEngine:
         a.serial = self.serials
         a.fail = getattr(module, "fail", "open")
         a.hold_ns = <int64_t>(float(getattr(module, "hold", 1.0)) * SECOND)
+        limit = getattr(module, "time_limit", None)
+        a.limit_ns = 0 if limit is None else <int64_t>(float(limit) * SECOND)
         a.hold_bytes = getattr(module, "hold_bytes", 1 << 20)
         a.depends = tuple(getattr(module, "depends", ()))
         a.states = {}
@@ -682,6 +684,7 @@ cdef class BaseEngine:
             self.aborting = True
             return 0
         self.core.c.counters.v[FOS_C_module_errors] += 1
+        a.failures += 1
         a.errors.append("".join(traceback.format_exception(type(error), error, error.__traceback__)))
         del a.errors[:max(0, len(a.errors) - 16)]
         if not self.config.isolate and self.raised is None:
@@ -927,8 +930,8 @@ cdef class BaseEngine:
             if job is None:
                 break
             self._accept(a, job)
-        if self.core.c.live and worker.loans:
-            late = time.monotonic_ns() - a.hold_ns
+        if worker.loans and (self.core.c.live or a.limit_ns):
+            late = time.monotonic_ns() - (a.limit_ns or a.hold_ns)
             while worker.loans and (<Loan>worker.loans[0]).since < late:
                 self._revoke(a, worker.loans[0])
                 self.core.c.counters.v[FOS_C_windows_hold_limit] += 1
@@ -1074,24 +1077,32 @@ cdef class BaseEngine:
         """Hand n windows to a module; take them back whatever it does.  An error in one does not keep the next away."""
         cdef Window w
         cdef uint32_t i = 0, taken = 0
-        cdef int64_t start = time.perf_counter_ns() if self.config.measure else 0
+        cdef int64_t start = time.perf_counter_ns() if self.config.measure else 0, began = 0
         try:
             while i < n and not a.detached and not self.aborting:
                 try:
                     if a.process_batch is not None:
                         i = n
+                        if a.limit_ns:
+                            began = time.perf_counter_ns()
                         a.process_batch(a.pool[:n])
                         while taken < n:
                             taken += 1
                             self._take(a, <Window>a.pool[taken - 1], False)
                     while i < n and not a.detached:
                         i += 1
+                        if a.limit_ns:
+                            began = time.perf_counter_ns()
                         a.process(a.pool[i - 1])
                         taken = i
                         w = <Window>a.pool[i - 1]
                         if w.edits is not None or w.asked or w.by_offset or (
                                 self.core.c.lane_count and fos_lane_of(self.core.c, w.index) != NULL):
                             self._take(a, w, False)
+                        if began and time.perf_counter_ns() - began > a.limit_ns:
+                            break
+                    if began and time.perf_counter_ns() - began > a.limit_ns:
+                        self._overstayed(a, time.perf_counter_ns() - began)
                 except BaseException as error:
                     self._fault(a, error)
                     while taken < i:
@@ -1115,6 +1126,14 @@ cdef class BaseEngine:
                     w.core = self.core
                     a.pool[i] = w
             del a.pool[4096:]
+        return 0
+
+    cdef int _overstayed(self, Attachment a, int64_t ns) except -1:
+        """A call took longer than the module's `time_limit`: it is detached, and hears so by `stop`."""
+        self.core.c.counters.v[FOS_C_module_errors] += 1
+        a.failures += 1
+        a.errors.append(f"{a.name}: a call took {ns / 1e9:.3f} s, more than its time_limit of {a.limit_ns / 1e9:g} s; it was detached\n")
+        self.detach(a)
         return 0
 
     cdef int _fail(self, Attachment a, uint32_t index) except -1:

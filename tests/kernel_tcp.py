@@ -253,8 +253,8 @@ class InLine:
     dict for flowos.Config.
     """
 
-    def __init__(self, *attach, setup=None, each=None, config=None):
-        self.modules, self.setup, self.each, self.config = attach, setup, each, config or {}
+    def __init__(self, *attach, setup=None, each=None, config=None, threads="inline"):
+        self.modules, self.setup, self.each, self.config, self.threads = attach, setup, each, config or {}, threads
         self.engine = None
 
     def start(self, left, right, port, version):
@@ -262,7 +262,7 @@ class InLine:
         from flowos import Config, Engine
         self.engine = Engine(Config(**self.config))
         self.engine.connect(left, right)
-        self.attachments = [self.engine.attach(module, order=order) for module, order in self.modules]
+        self.attachments = [self.engine.attach(module, order=order, threads=self.threads) for module, order in self.modules]
         if self.setup is not None:
             self.setup(self)
 

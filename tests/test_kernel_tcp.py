@@ -5,6 +5,7 @@ hosts passes, and a forwarder that edits wrongly, loses or invents bytes is foun
 half edits: by a proxy, which shows that each case can be met, and with FlowOS in line.  One run
 costs 0.05 s on a good network and 0.1 to 0.3 s on a bad one.
 """
+import functools
 import os
 import random
 import socket
@@ -507,6 +508,14 @@ def test_random_by_proxy(network, seed):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_random(network, seed):
     random_run(network, seed, by_flowos)
+
+
+@pytest.mark.live
+@in_line_only
+@pytest.mark.parametrize("seed", [2000 + seed for seed in SEEDS][:10])
+def test_random_on_a_thread(network, seed):
+    """The editor has a thread of its own: what it was lent stands still until it comes back."""
+    random_run(network, seed, functools.partial(by_flowos, threads="own"))
 
 
 @pytest.mark.live

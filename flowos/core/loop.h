@@ -275,6 +275,7 @@ static void fos_burst(fos_core *core, const fos_ring *ring, uint32_t from, uint3
             if (FOS_LIKELY(s->ts > core->now) || FOS_UNLIKELY(s->ts < core->now - 3600 * FOS_SECOND)) {
                 if (FOS_UNLIKELY(s->ts >= core->tick_ns || s->ts < core->now)) {
                     if (count) break;             /* what came before this second is processed before it begins */
+                    core->now = s->ts;
                     fos_expire(core, s->ts);
                 }
                 core->now = s->ts;

@@ -10,8 +10,8 @@
  * One direction of a connection leaves in stream order; a packet waits for the bytes it carries to be
  * released and for those it acknowledges to leave.  Sequence numbers and acknowledgements follow the
  * edits (splice.h).  A packet that leaves later than it came bears the time of the one that set it free.
- * The units are the packets with new bytes, so what leaves is what modules saw, whatever a
- * retransmission says.  Sources: DESIGN section 9; RFC 9293, RFC 2018, RFC 7323.
+ * The units are the packets with new bytes: a packet in whose range nothing was edited leaves as it
+ * came, what it repeats included; else what leaves is what modules saw, whatever it repeats.  Sources: DESIGN section 9; RFC 9293, RFC 2018, RFC 7323.
  * The file is long because a packet's way out is one piece.
  */
 #ifndef FOS_MERGE_H
@@ -307,6 +307,45 @@ static void fos_merge_prune(fos_core *core, fos_way *w) {
     }
 }
 
+/* Was [s, e) edited by what left, or in front of a byte inside it? */
+static int fos_merge_edited(const fos_way *w, uint64_t s, uint64_t e) {
+    uint32_t i = fos_edits_above(&w->sent, s);           /* the first behind s; one at s only counts for what it removed */
+    if (w->forgot && (i == w->sent.first || s < w->sent.items[w->sent.first].pos)) return 1;
+    if (i < w->sent.end && w->sent.items[i].pos < e) return 1;
+    return i > w->sent.first && w->sent.items[i - 1].pos + w->sent.items[i - 1].removed > s;
+}
+
+/* Send the whole packet that a unit comes from, as it came but for its numbers, if it repeats bytes or has more units,
+ * all of it is released, and nobody edited any of it: 1, else 0.  Its other units are marked. */
+static int fos_merge_packet(fos_core *core, fos_lane *lane, int dir, const fos_unit *u, uint64_t limit, uint64_t number, int64_t ts) {
+    fos_way *w = &lane->way[dir];
+    const fos_half *h = fos_half_of(core, lane->index, dir);
+    const uint8_t *th = u->frame + u->l4;
+    uint32_t start = u->l4 + fos_tcp_header_len(th), end = fos_ip_end(u->frame, u->l3, u->captured), before = u->payload - start;
+    if (u->payload < start || u->payload + u->len > end || (u->flags & FOS_UNIT_SAME_DATAGRAM) || th[13] & FOS_TCP_SYN) return 0;
+    if ((!before && u->payload + u->len == end) || before > u->off) return 0;     /* simply a packet; one from before the stream */
+    uint64_t first = u->off - before, behind = first + (end - start);
+    const fos_edits *edits = fos_way_edits(w, lane->stage_count);
+    if (behind > limit || behind > h->stream->tail_off || fos_merge_edited(w, first, behind)) return 0;
+    if (edits && fos_edits_count(edits) && edits->items[edits->first].pos <= behind) return 0;
+    fos_unit *own, *fin = NULL;
+    for (uint64_t i = w->next_unit + 1; (own = fos_stream_unit(h->stream, i)) && own->off <= behind && own->packet <= number; i++)
+        if (own->kind == FOS_UNIT_FIN && own->off == behind) fin = own;
+    if (!(th[13] & FOS_TCP_FIN) != !fin || (fin && fos_merge_edits_wait(lane, w, behind))) return 0;
+    for (uint64_t i = w->next_unit + 1; (own = fos_stream_unit(h->stream, i)) && own->off <= behind; i++)
+        if (own->packet == u->packet && (own->kind == FOS_UNIT_DATA || own == fin)) own->flags |= FOS_UNIT_LEFT;
+    fos_respun r;
+    fos_merge_respin(core, lane, dir, th, (int64_t)first, fos_edits_seq(&w->sent, first), &r);
+    r.seq = h->origin + (uint32_t)fos_edits_seq(&w->sent, first);
+    r.changed = r.seq != fos_be32(th + 4) || r.ack != fos_be32(th + 8) || r.edge_count;
+    fos_came came = fos_came_of_unit(w, u);
+    fos_merge_renumber(core, &came, &r, ts);
+    fos_merge_note(core, lane, dir, u->frame, u->l3, u->l4, start, &r);
+    if (end - start > w->mss) w->mss = end - start > 0xffff ? 0xffff : (uint16_t)(end - start);
+    if (fin) w->fin_gone = 1;
+    return 1;
+}
+
 /* A unit of TCP's stream leaves: its bytes with their edits, and a FIN that came in the same packet. */
 static void fos_merge_tcp_unit(fos_core *core, fos_lane *lane, int dir, const fos_unit *u, const fos_unit *fin, int64_t ts) {
     fos_way *w = &lane->way[dir];
@@ -593,7 +632,7 @@ static int fos_merge_next_unit(fos_core *core, fos_lane *lane, int dir, uint64_t
     } else if (w->keep && u->kind == FOS_UNIT_FIN) {
         fos_way_trailing(core, lane, dir, ts);
         w->keep->fin = w->fin_gone = 1;
-    } else if (!u->frame || fos_unit_is_told(core, lane, dir, u) || (u->off < w->passed && (u->flags & FOS_UNIT_WAITED))) {
+    } else if (!u->frame || (u->flags & FOS_UNIT_LEFT) || fos_unit_is_told(core, lane, dir, u) || (u->off < w->passed && (u->flags & FOS_UNIT_WAITED))) {
         ;                                     /* no packet brought it, or it left when it came, or leaves by itself */
     } else if (tcp) {
         if (!w->keep && !fos_merge_ack_clear(core, lane, dir, u->frame + u->l4, u->packet)) return 0;
@@ -608,7 +647,8 @@ static int fos_merge_next_unit(fos_core *core, fos_lane *lane, int dir, uint64_t
             if (data && (data->len > limit || (edits && fos_edits_count(edits) && edits->items[edits->first].pos <= data->len)))
                 return fos_merge_bare_syn(core, lane, dir, u, ts > u->ts ? ts : u->ts);
         }
-        fos_merge_tcp_unit(core, lane, dir, u, fin, ts > u->ts ? ts : u->ts);
+        if (u->kind == FOS_UNIT_DATA && !w->keep && fos_merge_packet(core, lane, dir, u, limit, number, ts > u->ts ? ts : u->ts)) fin = NULL;
+        else fos_merge_tcp_unit(core, lane, dir, u, fin, ts > u->ts ? ts : u->ts);
         if (data) u = data;
     } else fos_merge_datagram(core, lane, dir, u, ts > u->ts ? ts : u->ts);
     w->gone = u->off + u->len;

@@ -130,7 +130,9 @@ typedef struct fos_core {
     fos_list opened;          /* connections whose `opened` is due, in order */
     fos_list closed;          /* connections off the table that wait for their last delivery */
     fos_pool chunks, streams, pieces, ooos;
-    fos_pool lane_pool, parked, queued;
+    fos_pool lane_pool, parked, queued, bundled;
+    struct fos_bundle *bundles;   /* joined datagrams whose fragments have not all left (bundle.h) */
+    uint32_t writes;          /* classes that some module may edit, or did: fragments of these wait for their datagram */
     int64_t keep_deadline;    /* in line: when the next retransmission timer runs out, or 0 */
     fos_lane *all_lanes, *touched_lanes;
     struct fos_translations *translations;   /* connections that are translated (translate.h), or NULL */

@@ -89,6 +89,7 @@ cdef extern from "loop.h" nogil:
     ctypedef struct fos_datagram:
         const uint8_t *data
         uint32_t len
+        uint32_t l3
         uint32_t id
 
     ctypedef struct fos_parser:
@@ -259,6 +260,7 @@ cdef extern from "loop.h" nogil:
         int packet_units
         int wants_datagrams
         uint32_t in_line
+        uint32_t writes
         uint32_t live
         uint32_t iface_base
         int64_t tick_ns
@@ -282,7 +284,7 @@ cdef extern from "loop.h" nogil:
     void fos_burst(fos_core *core, const fos_ring *ring, uint32_t start, uint32_t n)
     void fos_conn_free(fos_core *core, uint32_t index)
     void fos_make_ready(fos_core *core, uint32_t index, fos_conn *c)
-    int fos_defrag_add(fos_defrag *d, const fos_fragment *f, fos_datagram *out)
+    int fos_core_on_fragment(void *core, const fos_fragment *fragment, fos_datagram *out)
     fos_unit *fos_stream_append(fos_stream *s, fos_pool *chunks)
     fos_unit *fos_stream_unit(const fos_stream *s, uint64_t index)
     void fos_stream_free_to(fos_stream *s, uint64_t index, fos_pool *chunks)

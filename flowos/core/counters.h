@@ -25,6 +25,7 @@
     X(fragments, "IP fragments seen") \
     X(datagrams_reassembled, "datagrams put together from fragments") \
     X(ip_fragments_timed_out, "datagrams given up because fragments did not come in time") \
+    X(ip_fragments_held, "fragments that waited in line for their datagram, because a module may edit it") \
     X(ip_fragments_evicted, "datagrams given up to stay below the limits of defragmentation") \
     X(ip_fragment_overlaps, "fragments that overlapped others of their datagram") \
     X(ip_fragment_conflicts, "overlapping fragments whose bytes differed") \

@@ -5,13 +5,16 @@
  * Entries hang in a hash table and in a list by age for each version, so timing out and
  * evicting take the oldest first.  Fragments of a stable input (a mapped file) are kept by
  * reference and copied once, when the datagram is complete; others are copied as they come.
- * The joined datagram gets a header without the marks of fragmentation.
+ * The joined datagram gets a header without the marks of fragmentation, behind the link's header of
+ * its first fragment.  In line, where a module may edit, the fragments' frames wait in the entry too:
+ * they go with the datagram when it is whole (bundle.h), and are let go when it will never be.
  */
 #ifndef FOS_DEFRAG_H
 #define FOS_DEFRAG_H
 
 #include "parse.h"
 #include "pieces.h"
+#include "transit.h"
 
 enum { FOS_DEFRAG_BUCKETS = 4096 };
 
@@ -29,6 +32,10 @@ typedef struct fos_defrag_entry {
     const uint8_t *header;                    /* of the fragment at offset 0 */
     fos_block *header_block;                  /* holds `header` when the input is not stable */
     uint32_t header_len, next_at;
+    uint32_t lead;                            /* bytes of the link's header in front of `header` */
+    uint32_t longest;                         /* bytes of the longest fragment's IP packet */
+    uint32_t passes;                          /* its fragments leave as they come */
+    fos_parked *first, *last;                 /* those that wait, in order of arrival */
     fos_pieces pieces;
 } fos_defrag_entry;
 
@@ -46,6 +53,10 @@ typedef struct fos_defrag {
     uint64_t max_bytes;
     int64_t timeout_ns[2];
     fos_block *spent;                         /* datagrams handed out since the last sweep */
+    fos_pool *parked;                         /* in line: where fragments wait, */
+    uint64_t held;                            /* ... their frames' bytes, */
+    void *owner;
+    void (*let_go)(void *owner, fos_parked *first);   /* ... and who takes those whose datagram will never be whole */
 } fos_defrag;
 
 static uint32_t fos_defrag_hash(const fos_defrag *d, const uint64_t *addr, uint32_t id, uint32_t kind) {
@@ -56,9 +67,48 @@ static uint32_t fos_defrag_hash(const fos_defrag *d, const uint64_t *addr, uint3
     return (uint32_t)(h >> 32);
 }
 
+/* Put a fragment's frame among those that wait for their datagram; its entry in the log is void. */
+static void fos_defrag_hold(fos_defrag *d, fos_defrag_entry *e, fos_transit *entry) {
+    fos_parked *p = fos_pool_take(d->parked);
+    if (!p) return;                           /* it leaves at once */
+    entry->flags |= FOS_TRANSIT_FRAGMENT;
+    p->next = NULL;
+    p->packet = *entry;
+    if (!d->stable) {
+        fos_block *block = fos_block_new(d->pieces.blocks, entry->captured);
+        if (!block) {
+            fos_pool_give(d->parked, p);
+            entry->flags &= (uint16_t)~FOS_TRANSIT_FRAGMENT;
+            return;
+        }
+        memcpy(block->data, entry->frame, entry->captured);
+        p->packet.frame = block->data;
+        p->packet.flags |= FOS_TRANSIT_BLOCK;
+    }
+    if (e->last) e->last->next = p;
+    else e->first = p;
+    e->last = p;
+    d->held += entry->captured;
+    FOS_COUNT(d->counters, ip_fragments_held);
+}
+
+/* Hand the frames that wait in an entry over. */
+static fos_parked *fos_defrag_release(fos_defrag *d, fos_defrag_entry *e) {
+    fos_parked *first = e->first;
+    for (fos_parked *p = first; p; p = p->next) d->held -= p->packet.captured;
+    e->first = e->last = NULL;
+    return first;
+}
+
+/* Let the frames that wait in an entry leave: its datagram will never be whole, or nobody may edit it. */
+static void fos_defrag_let_go(fos_defrag *d, fos_defrag_entry *e) {
+    if (FOS_UNLIKELY(e->first != NULL)) d->let_go(d->owner, fos_defrag_release(d, e));
+}
+
 /* Take an entry out and free what it holds. */
 static void fos_defrag_forget(fos_defrag *d, fos_defrag_entry *e) {
     int v = e->ver == 6;
+    fos_defrag_let_go(d, e);
     fos_defrag_entry **at = &d->buckets[e->hash % FOS_DEFRAG_BUCKETS];
     while (*at != e) at = &(*at)->chain;
     *at = e->chain;
@@ -136,14 +186,14 @@ FOS_INLINE size_t fos_fragments_at(uint32_t size) { return ((size_t)size + 7) & 
 
 /* Join the pieces of a complete entry into one block: header without marks, then the payload. */
 static fos_block *fos_defrag_join(fos_defrag *d, const fos_defrag_entry *e) {
-    uint32_t size = e->header_len + e->total;
+    uint32_t size = e->lead + e->header_len + e->total;
     fos_block *block = fos_block_new(d->pieces.blocks, fos_fragments_at(size) + sizeof(fos_origin_fragment) * e->pieces.count);
     if (!block) return NULL;
-    uint8_t *h = block->data;
-    fos_origin_fragment *from = (fos_origin_fragment *)(h + fos_fragments_at(size));
+    uint8_t *h = block->data + e->lead;
+    fos_origin_fragment *from = (fos_origin_fragment *)(block->data + fos_fragments_at(size));
     block->size = size;
     block->fragments = e->pieces.count;
-    memcpy(h, e->header, e->header_len);
+    memcpy(block->data, e->header - e->lead, e->lead + e->header_len);
     for (fos_piece *p = e->pieces.first; p; p = p->next) {
         memcpy(h + e->header_len + p->start, p->data, p->end - p->start);
         *from++ = (fos_origin_fragment){p->packet, (uint32_t)p->start, (uint32_t)(p->end - p->start)};
@@ -175,13 +225,13 @@ static int fos_defrag_keep(fos_defrag *d, const fos_fragment *f, int referable, 
     seg->frame = f->frame;
     seg->data = f->frame + f->data;
     if (referable) return 0;
-    uint32_t n = f->data - f->l3 + f->len;
+    uint32_t n = f->lead + f->data - f->l3 + f->len, from = f->l3 - f->lead;
     *block = fos_block_new(d->pieces.blocks, n);
     if (!*block) return -1;
-    memcpy((*block)->data, f->frame + f->l3, n);
+    memcpy((*block)->data, f->frame + from, n);
     FOS_COUNT_N(d->counters, bytes_copied, n);
     seg->frame = (*block)->data;
-    seg->data = (*block)->data + (f->data - f->l3);
+    seg->data = (*block)->data + (f->data - from);
     seg->flags = FOS_UNIT_OWNED;
     return 0;
 }
@@ -197,6 +247,12 @@ static int fos_defrag_add(fos_defrag *d, const fos_fragment *f, fos_datagram *ou
     fos_defrag_entry *e = fos_defrag_entry_of(d, f);
     if (!e) return 0;
     if (e->poisoned) { FOS_COUNT(c, ip_fragment_poisoned); return 0; }
+    if (f->passes) {
+        e->passes = 1;
+        fos_defrag_let_go(d, e);
+    }
+    if (f->entry && !e->passes) fos_defrag_hold(d, e, f->entry);
+    if (f->data - f->l3 + f->len > e->longest) e->longest = f->data - f->l3 + f->len;
     if (++e->arrived > d->max_pieces) {
         FOS_COUNT(c, ip_fragment_too_many);
         fos_defrag_forget(d, e);
@@ -232,6 +288,7 @@ static int fos_defrag_add(fos_defrag *d, const fos_fragment *f, fos_datagram *ou
             d->bytes -= e->pieces.bytes;
             fos_pieces_clear(&e->pieces, &d->pieces);
             e->poisoned = 1;
+            fos_defrag_let_go(d, e);
             return 0;
         }
     }
@@ -245,7 +302,8 @@ static int fos_defrag_add(fos_defrag *d, const fos_fragment *f, fos_datagram *ou
     if (start == 0 && !e->header) {
         e->header_block = block;
         if (block) fos_block_keep(block->data);
-        e->header = block ? block->data : f->frame + f->l3;
+        e->header = block ? block->data + f->lead : f->frame + f->l3;
+        e->lead = f->lead;
         e->header_len = f->header;
         e->next_at = f->next_at;
         e->inner = f->proto;
@@ -254,6 +312,12 @@ static int fos_defrag_add(fos_defrag *d, const fos_fragment *f, fos_datagram *ou
     /* Disjoint, sorted, nothing beyond `total`: complete when the bytes add up. */
     if (e->ended && e->header && e->pieces.bytes == e->total) {
         fos_block *whole = fos_defrag_join(d, e);
+        if (whole) {
+            out->l3 = e->lead;
+            out->longest = e->longest;
+            out->last = e->last;
+            out->first = fos_defrag_release(d, e);
+        }
         fos_defrag_forget(d, e);
         if (!whole) return 0;
         whole->link = d->spent;
@@ -264,7 +328,7 @@ static int fos_defrag_add(fos_defrag *d, const fos_fragment *f, fos_datagram *ou
         out->id = f->id;
         return 1;
     }
-    while (d->bytes > d->max_bytes) fos_defrag_evict(d);
+    while (d->bytes + d->held > d->max_bytes) fos_defrag_evict(d);
     return 0;
 }
 
@@ -279,23 +343,32 @@ FOS_INLINE void fos_defrag_sweep(fos_defrag *d) {
 
 static void fos_defrag_destroy(fos_defrag *d) {
     for (int v = 0; v < 2; v++)
-        while (d->oldest[v]) fos_defrag_forget(d, d->oldest[v]);
+        while (d->oldest[v]) {
+            fos_parked *p = fos_defrag_release(d, d->oldest[v]), *next;
+            for (; p; p = next) {
+                next = p->next;
+                if (p->packet.flags & FOS_TRANSIT_BLOCK) fos_block_drop(d->pieces.blocks, p->packet.frame);
+                fos_pool_give(d->parked, p);
+            }
+            fos_defrag_forget(d, d->oldest[v]);
+        }
     fos_defrag_sweep(d);
     fos_pool_destroy(&d->entries);
     fos_pool_destroy(&d->pieces);
 }
 
 static int fos_defrag_check(const fos_defrag *d) {
-    uint64_t bytes = 0;
+    uint64_t bytes = 0, held = 0;
     uint32_t count = 0;
     for (int v = 0; v < 2; v++)
         for (fos_defrag_entry *e = d->oldest[v]; e; e = e->newer) {
             if (fos_pieces_check(&e->pieces)) return 1;
             if (e->ended && e->pieces.last && e->pieces.last->end > e->total) return 2;
+            for (const fos_parked *p = e->first; p; p = p->next) held += p->packet.captured;
             bytes += e->pieces.bytes;
             count++;
         }
-    return bytes == d->bytes && count == d->count ? 0 : 3;
+    return bytes == d->bytes && held == d->held && count == d->count ? 0 : 3;
 }
 
 #endif

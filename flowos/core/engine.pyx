@@ -378,6 +378,7 @@ cdef class BaseEngine:
                 plan.stage_count += 1
                 if a.writes:
                     plan.writes |= a.classes
+                    self.core.c.writes |= a.classes
             if a.lvl == LEVEL_DECODER:
                 plan.events = 1
                 self._add_decoder(decoders, a.decoder)

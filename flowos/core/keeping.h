@@ -172,13 +172,11 @@ static void fos_keep_forward(fos_core *core, fos_lane *lane, const fos_transit *
     uint32_t size = fos_repack_build(&job, out, FOS_SCRATCH_FRAME);
     if (!size) return;
     FOS_COUNT(&core->counters, merged_rewritten);
-    fos_outlets_send(&core->outlets, &core->counters, out, size, size, t->ts, t->link, t->iface);
-    fos_outlets_keep(&core->outlets, size);
+    fos_send_made(core, t->flags & FOS_TRANSIT_JOINED ? fos_block_of(t->frame)->bundle : NULL, out, size, size, t->l3, 0, t->ts, t->link, t->iface);
 }
 
 static void fos_keep_pass(fos_core *core, const fos_transit *t) {
-    FOS_COUNT(&core->counters, merged_unchanged);
-    fos_outlets_send(&core->outlets, &core->counters, t->frame, t->captured, t->wire, t->ts, t->link, t->iface);
+    fos_send_came(core, t->flags & FOS_TRANSIT_JOINED, t->frame, t->captured, t->wire, t->l3, t->ts, t->link, t->iface);
 }
 
 /* An ICMP error about what left in direction `dir`: a narrower link is ours to obey; its sender hears of what it sent

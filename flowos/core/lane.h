@@ -52,12 +52,6 @@ typedef struct fos_stage {
     uint32_t ended;           /* it was told that nothing more joins */
 } fos_stage;
 
-/* A packet that waits without being in the stream: an acknowledgement, a retransmission. */
-typedef struct fos_parked {
-    struct fos_parked *next;
-    fos_transit packet;
-} fos_parked;
-
 enum { FOS_TEMPLATE_ROOM = 192 };  /* link, IP and transport headers, as a rule */
 
 typedef struct fos_way {

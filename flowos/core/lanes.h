@@ -6,7 +6,7 @@
 #ifndef FOS_LANES_H
 #define FOS_LANES_H
 
-#include "core.h"
+#include "bundle.h"
 
 FOS_INLINE fos_lane *fos_lane_of(const fos_core *core, uint32_t index) { return core->table.lanes[index]; }
 
@@ -61,11 +61,6 @@ FOS_NOINLINE fos_lane *fos_lane_new(fos_core *core, uint32_t index, uint32_t fro
     core->table.lanes[index] = lane;
     core->lane_count++;
     return lane;
-}
-
-static void fos_parked_free(fos_core *core, fos_parked *p) {
-    if (p->packet.flags & FOS_TRANSIT_BLOCK) fos_block_drop(&core->blocks, p->packet.frame);
-    fos_pool_give(&core->parked, p);
 }
 
 static void fos_keep_free(fos_core *core, struct fos_keep *keep);

@@ -14,19 +14,24 @@
 enum { FOS_FIELDS_ROOM = 128 };  /* bytes of a struct fos_fields (fields.h) */
 enum { FOS_BURST = 64 };      /* packets in flight between the rounds: 64 x 128 B stay in the L1 cache */
 
+/* The connection between the ends that an IP header names, and its first four bytes behind it where these are
+ * ports; FOS_NONE: there is none.  *dir is the direction of that packet. */
+static uint32_t fos_find_by_header(const fos_core *core, const fos_ip *ip, const uint8_t *transport, int *dir) {
+    fos_scan s = {.parser = &core->parser};
+    fos_pkt p = {.key.zone = 0};
+    int ports = ip->proto == FOS_PROTO_TCP || ip->proto == FOS_PROTO_UDP || ip->proto == FOS_PROTO_SCTP || ip->proto == FOS_PROTO_UDPLITE;
+    fos_finish_key(&s, &p, ip, ports ? fos_be16(transport) : 0, ports ? fos_be16(transport + 2) : 0);
+    if (core->translations) fos_alias_resolve((fos_core *)core, &p);
+    *dir = p.dir;
+    return fos_table_find(&core->table, &p.key, p.hash, p.hash & core->table.mask);
+}
+
 /* ---- packets that are not TCP --------------------------------------------------------------- */
 
 /* The connection that an ICMP error quotes (RFC 792, RFC 4443 section 2.4). */
 FOS_NOINLINE void fos_icmp_error(fos_core *core, const fos_pkt *p) {
     uint32_t off = p->l4 + 8, cap = p->payload + p->paycap;
     if (cap < off || cap - off < 28) { FOS_COUNT(&core->counters, icmp_errors_unknown); return; }
-    fos_counters quiet = {{0}};               /* what is quoted is no packet of ours: it must not count */
-    fos_parser parser = core->parser;
-    parser.counters = &quiet;
-    parser.tunnels = 0;
-    parser.on_fragment = NULL;
-    fos_pkt quoted[FOS_MAX_LAYERS];
-    fos_scan s = {.parser = &parser, .frame = p->frame, .cap = cap, .wire = cap, .out = quoted, .link = p->link};
     /* Only the first eight bytes behind the quoted header need be there: ports are enough. */
     const uint8_t *h = p->frame + off;
     fos_ip ip = {.ver = h[0] >> 4};
@@ -41,16 +46,12 @@ FOS_NOINLINE void fos_icmp_error(fos_core *core, const fos_pkt *p) {
         ip.proto = h[6];
         ip.l4 = off + 40;
     } else { FOS_COUNT(&core->counters, icmp_errors_unknown); return; }
-    fos_pkt *q = fos_new_pkt(&s, off, ip.l4);
-    int ports = ip.proto == FOS_PROTO_TCP || ip.proto == FOS_PROTO_UDP || ip.proto == FOS_PROTO_SCTP ||
-                ip.proto == FOS_PROTO_UDPLITE;
-    const uint8_t *t = p->frame + ip.l4;
-    fos_finish_key(&s, q, &ip, ports ? fos_be16(t) : 0, ports ? fos_be16(t + 2) : 0);
-    uint32_t index = fos_table_find(&core->table, &q->key, q->hash, q->hash & core->table.mask);
+    int dir;
+    uint32_t index = fos_find_by_header(core, &ip, p->frame + ip.l4, &dir);
     if (index) {
         core->table.cold[index].icmp_errors++;
         core->quoted = index;
-        core->quoted_dir = q->dir;
+        core->quoted_dir = (uint32_t)dir;
         FOS_COUNT(&core->counters, icmp_errors);
     } else FOS_COUNT(&core->counters, icmp_errors_unknown);
 }
@@ -274,6 +275,7 @@ static void fos_burst(fos_core *core, const fos_ring *ring, uint32_t from, uint3
             if (FOS_LIKELY(s->ts > core->now) || FOS_UNLIKELY(s->ts < core->now - 3600 * FOS_SECOND)) {
                 if (FOS_UNLIKELY(s->ts >= core->tick_ns || s->ts < core->now)) {
                     if (count) break;             /* what came before this second is processed before it begins */
+                    core->now = s->ts;
                     fos_expire(core, s->ts);
                 }
                 core->now = s->ts;
@@ -328,11 +330,44 @@ static void fos_burst(fos_core *core, const fos_ring *ring, uint32_t from, uint3
             if (core->plans[f].journal[j].count > core->rows_pending) core->rows_pending = core->plans[f].journal[j].count;
 }
 
-/* ---- making and ending the core --------------------------------------------------------------- */
+/* ---- fragments in line ------------------------------------------------------------------------ */
 
-static int fos_core_on_fragment(void *core, const fos_fragment *f, fos_datagram *out) {
-    return fos_defrag_add(&((fos_core *)core)->defrag, f, out);
+/* Must a fragment wait for its datagram?  Where some module may edit what it may be of, until its first fragment says
+ * that its flow is another's: that is told in `passes`. */
+static int fos_fragment_waits(const fos_core *core, fos_fragment *f) {
+    uint32_t class = fos_class_of(f->proto);
+    if (f->ver == 6 && class == FOS_CLASS_OTHER) class = FOS_CLASS_ALL;      /* more headers may follow */
+    int written = (core->writes & class) != 0 || core->translations;
+    if (!written && !(core->live && core->lane_count)) return 0;
+    if (f->offset || f->captured < 4) return 1;
+    const uint8_t *h = f->frame + f->l3;
+    fos_ip ip = {.src = h + (f->ver == 4 ? 12 : 8), .dst = h + (f->ver == 4 ? 16 : 24), .ver = f->ver, .proto = f->proto};
+    int dir;
+    uint32_t index = class == FOS_CLASS_ALL ? FOS_NONE : fos_find_by_header(core, &ip, f->frame + f->data, &dir);
+    if (!index) return 1;
+    const fos_lane *lane = fos_lane_of(core, index);
+    if (core->plans[core->table.conns[index].flow].writes & class || (lane && lane->writes) || fos_translation_of(core, index)) return 1;
+    f->passes = 1;
+    return 0;
 }
+
+/* The parser found a fragment.  1: it completed a datagram, *out. */
+static int fos_core_on_fragment(void *owner, const fos_fragment *fragment, fos_datagram *out) {
+    fos_core *core = owner;
+    if (FOS_LIKELY(!core->in_line) || !fragment->outer || !core->log.count) return fos_defrag_add(&core->defrag, fragment, out);
+    fos_fragment f = *fragment;
+    uint32_t at = core->log.count - 1;        /* its frame's entry; what is let go meanwhile is logged behind it, */
+    fos_transit entry = core->log.items[at];
+    if (fos_fragment_waits(core, &f)) f.entry = &entry;
+    int whole = fos_defrag_add(&core->defrag, &f, out);
+    if (whole) fos_bundle_new(core, out, &entry);
+    uint32_t more = core->log.count - 1 - at;
+    memmove(core->log.items + at, core->log.items + at + 1, more * sizeof entry);    /* ... and leaves in front of it */
+    core->log.items[at + more] = entry;
+    return whole;
+}
+
+/* ---- making and ending the core --------------------------------------------------------------- */
 
 /* Set up a zeroed core whose limits, policies and hash keys are filled in; -1 without memory. */
 static int fos_core_init(fos_core *core) {
@@ -345,11 +380,16 @@ static int fos_core_init(fos_core *core) {
     fos_pool_init(&core->lane_pool, sizeof(fos_lane), &core->blocks);
     fos_pool_init(&core->parked, sizeof(fos_parked), &core->blocks);
     fos_pool_init(&core->queued, sizeof(fos_queued), &core->blocks);
+    fos_pool_init(&core->bundled, sizeof(fos_bundle), &core->blocks);
+    core->outlets.blocks = &core->blocks;
     memset(core->outlets.route, FOS_NO_OUTLET, sizeof core->outlets.route);
     fos_pool_init(&core->fields, FOS_FIELDS_ROOM, &core->blocks);
     fos_pool_init(&core->defrag.entries, sizeof(fos_defrag_entry), &core->blocks);
     fos_pool_init(&core->defrag.pieces, sizeof(fos_piece), &core->blocks);
     core->defrag.counters = &core->counters;
+    core->defrag.parked = &core->parked;
+    core->defrag.owner = core;
+    core->defrag.let_go = fos_fragments_let_go;
     core->parser.counters = &core->counters;
     core->parser.defrag = core;
     core->parser.on_fragment = fos_core_on_fragment;
@@ -372,6 +412,7 @@ FOS_UNUSED static int fos_core_add_plan(fos_core *core) {
 static void fos_core_destroy(fos_core *core) {
     while (core->all_lanes) fos_lane_free(core, core->all_lanes);
     free(core->segs);
+    for (uint32_t i = 0; i < core->log.count; i++) fos_transit_drop(core, &core->log.items[i]);
     free(core->log.items);
     free(core->merged.items);
     free(core->outlets.scratch);
@@ -385,6 +426,9 @@ static void fos_core_destroy(fos_core *core) {
         fos_vlans_free(&core->table.cold[i]);
     }
     fos_defrag_destroy(&core->defrag);
+    fos_bundles_sweep(core, 1);
+    core->outlets.count = 0;                  /* the ports are gone; blocks that were lent to them are not */
+    fos_outlets_sync(&core->outlets);
     for (uint32_t i = 0; i < core->plan_count; i++)
         for (uint32_t j = 0; j < core->plans[i].journals; j++) free(core->plans[i].journal[j].rows);
     free(core->plans);
@@ -397,6 +441,7 @@ static void fos_core_destroy(fos_core *core) {
     fos_pool_destroy(&core->lane_pool);
     fos_pool_destroy(&core->parked);
     fos_pool_destroy(&core->queued);
+    fos_pool_destroy(&core->bundled);
     fos_pool_destroy(&core->fields);
     fos_translations_destroy(core);
     fos_table_destroy(&core->table);

@@ -76,7 +76,7 @@ typedef struct fos_block {
     struct fos_block *link;   /* the owner's list */
     uint32_t class;           /* room is 2^(FOS_BLOCK_MIN + class); FOS_BLOCK_CLASSES: its own size */
     uint32_t fragments;       /* a joined datagram's: entries behind the bytes (defrag.h) */
-    uint32_t spare[2];
+    struct fos_bundle *bundle;    /* a joined datagram's: its fragments on their way (bundle.h) */
     uint8_t data[];
 } fos_block;
 FOS_ASSERT_SIZE(fos_block, 32);
@@ -107,6 +107,7 @@ static fos_block *fos_block_new(fos_blocks *cache, size_t size) {
     block->size = (uint32_t)size;
     block->link = NULL;
     block->fragments = 0;
+    block->bundle = NULL;
     return block;
 }
 

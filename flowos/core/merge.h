@@ -10,8 +10,8 @@
  * One direction of a connection leaves in stream order; a packet waits for the bytes it carries to be
  * released and for those it acknowledges to leave.  Sequence numbers and acknowledgements follow the
  * edits (splice.h).  A packet that leaves later than it came bears the time of the one that set it free.
- * The units are the packets with new bytes, so what leaves is what modules saw, whatever a
- * retransmission says.  Sources: DESIGN section 9; RFC 9293, RFC 2018, RFC 7323.
+ * The units are the packets with new bytes: a packet in whose range nothing was edited leaves as it
+ * came, what it repeats included; else what leaves is what modules saw, whatever it repeats.  Sources: DESIGN section 9; RFC 9293, RFC 2018, RFC 7323.
  * The file is long because a packet's way out is one piece.
  */
 #ifndef FOS_MERGE_H
@@ -206,8 +206,33 @@ static uint32_t fos_merge_segs(const fos_edits *sent, uint32_t first, uint32_t s
     return count;
 }
 
-static void fos_merge_send(fos_core *core, const uint8_t *frame, uint32_t n, uint32_t wire, int64_t ts, uint16_t link, uint16_t iface) {
-    fos_outlets_send(&core->outlets, &core->counters, frame, n, wire, ts, link, iface);
+/* A packet as it came: what leaves in its place bears its headers. */
+typedef struct fos_came {
+    const uint8_t *frame;
+    uint32_t captured, wire;
+    uint32_t l3, l4;
+    uint16_t link, iface;
+    int joined;               /* `frame` is a datagram joined from fragments */
+} fos_came;
+
+FOS_INLINE fos_came fos_came_of(const fos_transit *t) {
+    return (fos_came){.frame = t->frame, .captured = t->captured, .wire = t->wire, .l3 = t->l3, .l4 = t->l4, .link = t->link,
+                      .iface = t->iface, .joined = t->flags & FOS_TRANSIT_JOINED};
+}
+
+FOS_INLINE fos_came fos_came_of_unit(const fos_way *w, const fos_unit *u) {
+    return (fos_came){.frame = u->frame, .captured = u->captured, .wire = u->wire, .l3 = u->l3, .l4 = u->l4, .link = w->link,
+                      .iface = w->iface, .joined = u->flags & FOS_UNIT_REASSEMBLED};
+}
+
+/* Send it so. */
+static void fos_merge_send(fos_core *core, const fos_came *p, int64_t ts) {
+    fos_send_came(core, p->joined, p->frame, p->captured, p->wire, p->l3, ts, p->link, p->iface);
+}
+
+/* Send `size` bytes made in its place, the nth packet that is: 1, or more when they leave in fragments. */
+FOS_INLINE uint32_t fos_merge_send_made(fos_core *core, const fos_came *p, uint8_t *out, uint32_t size, uint32_t wire, uint16_t nth, int64_t ts) {
+    return fos_send_made(core, p->joined ? fos_block_of(p->frame)->bundle : NULL, out, size, wire, p->l3, nth, ts, p->link, p->iface);
 }
 
 static fos_rewrite fos_merge_fields(const fos_respun *r) {
@@ -219,22 +244,25 @@ static fos_rewrite fos_merge_fields(const fos_respun *r) {
 }
 
 /* Send a frame whose TCP numbers change and nothing else. */
-static void fos_merge_rewrite(fos_core *core, const uint8_t *frame, uint32_t captured, uint32_t wire, uint32_t l3, uint32_t l4,
-                              const fos_respun *r, int64_t ts, uint16_t link, uint16_t iface) {
+static void fos_merge_rewrite(fos_core *core, const fos_came *p, const fos_respun *r, int64_t ts) {
     uint8_t *out = fos_outlets_room(&core->outlets);
-    if (!out || captured > FOS_SCRATCH_FRAME) { core->failed = !out; return; }
-    memcpy(out, frame, captured);
+    if (!out || p->captured > FOS_SCRATCH_FRAME) { core->failed = !out; return; }
+    memcpy(out, p->frame, p->captured);
     fos_rewrite fields = fos_merge_fields(r);
-    fos_rewrite_packet(out, captured, l3, l4, &fields);
+    fos_rewrite_packet(out, p->captured, p->l3, p->l4, &fields);
     FOS_COUNT(&core->counters, merged_rewritten);
-    fos_merge_send(core, out, captured, wire, ts, link, iface);
-    fos_outlets_keep(&core->outlets, captured);
+    fos_merge_send_made(core, p, out, p->captured, p->wire, 0, ts);
 }
 
-/* Send TCP payload in as many packets as it takes, with the headers of `frame`. */
-static void fos_merge_build(fos_core *core, const fos_lane *lane, int dir, const uint8_t *frame, uint32_t captured, uint32_t l3,
-                            uint32_t l4, const fos_respun *r, uint8_t flags, const fos_seg *segs, uint32_t count, uint64_t n,
-                            uint64_t room, int64_t ts, uint16_t link, uint16_t iface) {
+/* Send it as it came, but for the sequence numbers that changed. */
+static void fos_merge_renumber(fos_core *core, const fos_came *p, const fos_respun *r, int64_t ts) {
+    if (r->changed) fos_merge_rewrite(core, p, r, ts);
+    else fos_merge_send(core, p, ts);
+}
+
+/* Send TCP payload in as many packets as it takes, with the headers of *p. */
+static void fos_merge_build(fos_core *core, const fos_lane *lane, int dir, const fos_came *p, const fos_respun *r, uint8_t flags,
+                            const fos_seg *segs, uint32_t count, uint64_t n, uint64_t room, int64_t ts) {
     const fos_way *w = &lane->way[dir];
     uint64_t most = w->mss ? w->mss : FOS_DEFAULT_MSS;
     if (room > most) most = room;             /* what came in one packet may leave in one */
@@ -244,8 +272,8 @@ static void fos_merge_build(fos_core *core, const fos_lane *lane, int dir, const
         uint64_t part = n - at < most ? n - at : most;
         uint8_t *out = fos_outlets_room(&core->outlets);
         if (!out) { core->failed = 1; return; }
-        fos_repack job = {.frame = frame, .captured = captured, .l3 = l3, .l4 = l4, .payload = l4 + fos_tcp_header_len(frame + l4),
-                          .link = link, .ip_id_add = made, .segs = segs, .seg_count = count, .skip = at, .n = part,
+        fos_repack job = {.frame = p->frame, .captured = p->captured, .l3 = p->l3, .l4 = p->l4,
+                          .payload = p->l4 + fos_tcp_header_len(p->frame + p->l4), .link = p->link, .ip_id_add = made, .segs = segs, .seg_count = count, .skip = at, .n = part,
                           .fields = fos_merge_fields(r)};
         job.fields.set |= FOS_SET_FLAGS;
         job.fields.seq += (uint32_t)at;
@@ -255,8 +283,7 @@ static void fos_merge_build(fos_core *core, const fos_lane *lane, int dir, const
         if (!size) { FOS_COUNT(&core->counters, merged_oversize); return; }
         if (made) FOS_COUNT(&core->counters, merged_made);
         else FOS_COUNT(&core->counters, merged_edited);
-        fos_merge_send(core, out, size, size, ts, link, iface);
-        fos_outlets_keep(&core->outlets, size);
+        fos_merge_send_made(core, p, out, size, size, made, ts);
         at += part;
         made++;
     } while (at < n);
@@ -278,6 +305,45 @@ static void fos_merge_prune(fos_core *core, fos_way *w) {
         fos_edit old = fos_edits_take(&w->sent);
         if (old.data) fos_block_drop(&core->blocks, old.data);
     }
+}
+
+/* Was [s, e) edited by what left, or in front of a byte inside it? */
+static int fos_merge_edited(const fos_way *w, uint64_t s, uint64_t e) {
+    uint32_t i = fos_edits_above(&w->sent, s);           /* the first behind s; one at s only counts for what it removed */
+    if (w->forgot && (i == w->sent.first || s < w->sent.items[w->sent.first].pos)) return 1;
+    if (i < w->sent.end && w->sent.items[i].pos < e) return 1;
+    return i > w->sent.first && w->sent.items[i - 1].pos + w->sent.items[i - 1].removed > s;
+}
+
+/* Send the whole packet that a unit comes from, as it came but for its numbers, if it repeats bytes or has more units,
+ * all of it is released, and nobody edited any of it: 1, else 0.  Its other units are marked. */
+static int fos_merge_packet(fos_core *core, fos_lane *lane, int dir, const fos_unit *u, uint64_t limit, uint64_t number, int64_t ts) {
+    fos_way *w = &lane->way[dir];
+    const fos_half *h = fos_half_of(core, lane->index, dir);
+    const uint8_t *th = u->frame + u->l4;
+    uint32_t start = u->l4 + fos_tcp_header_len(th), end = fos_ip_end(u->frame, u->l3, u->captured), before = u->payload - start;
+    if (u->payload < start || u->payload + u->len > end || (u->flags & FOS_UNIT_SAME_DATAGRAM) || th[13] & FOS_TCP_SYN) return 0;
+    if ((!before && u->payload + u->len == end) || before > u->off) return 0;     /* simply a packet; one from before the stream */
+    uint64_t first = u->off - before, behind = first + (end - start);
+    const fos_edits *edits = fos_way_edits(w, lane->stage_count);
+    if (behind > limit || behind > h->stream->tail_off || fos_merge_edited(w, first, behind)) return 0;
+    if (edits && fos_edits_count(edits) && edits->items[edits->first].pos <= behind) return 0;
+    fos_unit *own, *fin = NULL;
+    for (uint64_t i = w->next_unit + 1; (own = fos_stream_unit(h->stream, i)) && own->off <= behind && own->packet <= number; i++)
+        if (own->kind == FOS_UNIT_FIN && own->off == behind) fin = own;
+    if (!(th[13] & FOS_TCP_FIN) != !fin || (fin && fos_merge_edits_wait(lane, w, behind))) return 0;
+    for (uint64_t i = w->next_unit + 1; (own = fos_stream_unit(h->stream, i)) && own->off <= behind; i++)
+        if (own->packet == u->packet && (own->kind == FOS_UNIT_DATA || own == fin)) own->flags |= FOS_UNIT_LEFT;
+    fos_respun r;
+    fos_merge_respin(core, lane, dir, th, (int64_t)first, fos_edits_seq(&w->sent, first), &r);
+    r.seq = h->origin + (uint32_t)fos_edits_seq(&w->sent, first);
+    r.changed = r.seq != fos_be32(th + 4) || r.ack != fos_be32(th + 8) || r.edge_count;
+    fos_came came = fos_came_of_unit(w, u);
+    fos_merge_renumber(core, &came, &r, ts);
+    fos_merge_note(core, lane, dir, u->frame, u->l3, u->l4, start, &r);
+    if (end - start > w->mss) w->mss = end - start > 0xffff ? 0xffff : (uint16_t)(end - start);
+    if (fin) w->fin_gone = 1;
+    return 1;
 }
 
 /* A unit of TCP's stream leaves: its bytes with their edits, and a FIN that came in the same packet. */
@@ -311,13 +377,10 @@ static void fos_merge_tcp_unit(fos_core *core, fos_lane *lane, int dir, const fo
     int has_fin = (th[13] & FOS_TCP_FIN) != 0;
     int whole = u->kind == FOS_UNIT_SYN || (u->payload == u->l4 + hl && u->payload + u->len == end && has_fin == (fin != NULL)) ||
                 (u->kind == FOS_UNIT_FIN && end == u->l4 + hl);
-    uint16_t link = u->flags & FOS_UNIT_REASSEMBLED ? 101 : w->link, iface = w->iface;
+    fos_came came = fos_came_of_unit(w, u);
     if (!taken && !spans && whole) {
         r.changed = fos_be32(th + 4) != r.seq || r.ack != fos_be32(th + 8) || r.edge_count;
-        if (!r.changed) {
-            FOS_COUNT(&core->counters, merged_unchanged);
-            fos_merge_send(core, u->frame, u->captured, u->wire, ts, link, iface);
-        } else fos_merge_rewrite(core, u->frame, u->captured, u->wire, u->l3, u->l4, &r, ts, link, iface);
+        fos_merge_renumber(core, &came, &r, ts);
     } else {
         fos_seg *segs = fos_merge_room(core, fos_edits_count(&w->sent));
         if (!segs) return;
@@ -332,7 +395,7 @@ static void fos_merge_tcp_unit(fos_core *core, fos_lane *lane, int dir, const fo
         if (!total && !(flags & (FOS_TCP_FIN | FOS_TCP_SYN | FOS_TCP_RST)) && !news) FOS_COUNT(&core->counters, merged_emptied);
         else {
             if (!total && !(flags & FOS_TCP_FIN)) flags &= (uint8_t)~FOS_TCP_PSH;
-            fos_merge_build(core, lane, dir, u->frame, u->captured, u->l3, u->l4, &r, flags, segs, count, total, u->len, ts, link, iface);
+            fos_merge_build(core, lane, dir, &came, &r, flags, segs, count, total, u->len, ts);
         }
     }
     fos_merge_note(core, lane, dir, u->frame, u->l3, u->l4, u->l4 + hl, &r);
@@ -348,10 +411,9 @@ static void fos_merge_datagram(fos_core *core, fos_lane *lane, int dir, const fo
     if (taken < 0) return;
     uint32_t first = w->sent.first + before;
     int spans = before && u->len && w->sent.items[first - 1].pos + w->sent.items[first - 1].removed > u->off;
-    uint16_t link = u->flags & FOS_UNIT_REASSEMBLED ? 101 : w->link;
+    fos_came came = fos_came_of_unit(w, u);
     if (!taken && !spans) {
-        FOS_COUNT(&core->counters, merged_unchanged);
-        fos_merge_send(core, u->frame, u->captured, u->wire, ts, link, w->iface);
+        fos_merge_send(core, &came, ts);
         return;
     }
     fos_seg *segs = fos_merge_room(core, fos_edits_count(&w->sent));
@@ -363,15 +425,14 @@ static void fos_merge_datagram(fos_core *core, fos_lane *lane, int dir, const fo
         uint8_t *out = fos_outlets_room(&core->outlets);
         if (!out) { core->failed = 1; return; }
         fos_repack job = {.frame = u->frame, .captured = u->captured, .l3 = u->l3, .l4 = u->l4, .payload = u->payload, .segs = segs,
-                          .seg_count = count, .n = total, .link = link};
+                          .seg_count = count, .n = total, .link = came.link};
         uint32_t size = fos_repack_build(&job, out, FOS_SCRATCH_FRAME);
         /* A unit of the IP level holds the transport header too: whatever the module did, its sum is made right. */
         if (size && u->payload == u->l4) fos_make_checksum(out, u->l3, u->l4, size - u->l4);
         if (!size) FOS_COUNT(&core->counters, merged_oversize);
         else {
             FOS_COUNT(&core->counters, merged_edited);
-            fos_merge_send(core, out, size, size, ts, link, w->iface);
-            fos_outlets_keep(&core->outlets, size);
+            fos_merge_send_made(core, &came, out, size, size, 0, ts);
         }
     }
     fos_edits_forget(&w->sent, &core->blocks, u->off + u->len);   /* nothing of a datagram comes again */
@@ -392,8 +453,9 @@ static void fos_merge_make(fos_core *core, fos_lane *lane, int dir, uint64_t fin
     r.ack = w->acked || other->flags & FOS_HALF_STARTED ? other->origin + (uint32_t)r.final : fos_be32(w->template + w->template_l4 + 8);
     uint8_t flags = (uint8_t)((w->template[w->template_l4 + 13] & ~(FOS_TCP_SYN | FOS_TCP_FIN | FOS_TCP_RST)) | FOS_TCP_PSH);
     if (w->acked) flags |= FOS_TCP_ACK;
-    fos_merge_build(core, lane, dir, w->template, w->template_n, w->template_l3, w->template_l4, &r, flags, segs, count, total, 0, ts,
-                    w->link, w->iface);
+    fos_came like = {.frame = w->template, .captured = w->template_n, .l3 = w->template_l3, .l4 = w->template_l4, .link = w->link,
+                     .iface = w->iface};
+    fos_merge_build(core, lane, dir, &like, &r, flags, segs, count, total, 0, ts);
 }
 
 /* A gap is passed: its bytes are nobody's to send, what was put among them leaves by itself. */
@@ -419,7 +481,6 @@ static int fos_merge_gap(fos_core *core, fos_lane *lane, int dir, const fos_unit
 static void fos_way_trailing(fos_core *core, fos_lane *lane, int dir, int64_t ts) {
     fos_way *w = &lane->way[dir];
     const fos_conn *c = &core->table.conns[lane->index];
-    const fos_half *h = fos_half_of(core, lane->index, dir);
     if (c->key.proto != FOS_PROTO_TCP || core->plans[c->flow].packets) return;
     uint64_t limit = fos_way_limit(w, lane->stage_count);
     if ((!w->template_n && !w->keep) || w->fin_gone || w->gone > limit || (lane->away && w->gone == limit)) return;
@@ -453,20 +514,16 @@ static void fos_merge_bare(fos_core *core, fos_lane *lane, int dir, fos_transit 
         w->fin_gone = 1;
     }
     const uint8_t *th = t->frame + t->l4;
+    fos_came came = fos_came_of(t);
     if (t->flags & FOS_TRANSIT_TCP && !(t->flags & FOS_TRANSIT_OFF) && !(t->tcp_flags & FOS_TCP_SYN)) {
         fos_respun r;                         /* its own stream never began: what it acknowledges is mapped all the same */
         fos_merge_respin(core, lane, dir, th, 0, 0, &r);
-        if (r.changed) fos_merge_rewrite(core, t->frame, t->captured, t->wire, t->l3, t->l4, &r, ts, t->link, t->iface);
-        else {
-            FOS_COUNT(&core->counters, merged_unchanged);
-            fos_merge_send(core, t->frame, t->captured, t->wire, ts, t->link, t->iface);
-        }
+        fos_merge_renumber(core, &came, &r, ts);
         fos_merge_note(core, lane, dir, t->frame, t->l3, t->l4, t->l4 + fos_tcp_header_len(th), &r);
         return;
     }
     if (!(t->flags & FOS_TRANSIT_TCP) || !(t->flags & FOS_TRANSIT_OFF) || t->off < 0) {
-        FOS_COUNT(&core->counters, merged_unchanged);
-        fos_merge_send(core, t->frame, t->captured, t->wire, ts, t->link, t->iface);
+        fos_merge_send(core, &came, ts);
         return;
     }
     uint64_t off = (uint64_t)t->off;
@@ -508,13 +565,8 @@ static void fos_merge_bare(fos_core *core, fos_lane *lane, int dir, fos_transit 
         else r.seq = h->origin + (uint32_t)off + (uint32_t)w->sent.items[first].delta;
         uint32_t count = fos_merge_segs(&w->sent, first, fos_edits_above(&w->sent, e - 1), off, e, t->frame + t->payload, segs, &total);
         if (!total && !(t->tcp_flags & FOS_TCP_FIN)) FOS_COUNT(&core->counters, merged_emptied);
-        else fos_merge_build(core, lane, dir, t->frame, t->captured, t->l3, t->l4, &r, t->tcp_flags, segs, count, total, t->paylen, ts,
-                             t->link, t->iface);
-    } else if (r.changed) fos_merge_rewrite(core, t->frame, t->captured, t->wire, t->l3, t->l4, &r, ts, t->link, t->iface);
-    else {
-        FOS_COUNT(&core->counters, merged_unchanged);
-        fos_merge_send(core, t->frame, t->captured, t->wire, ts, t->link, t->iface);
-    }
+        else fos_merge_build(core, lane, dir, &came, &r, t->tcp_flags, segs, count, total, t->paylen, ts);
+    } else fos_merge_renumber(core, &came, &r, ts);
     fos_merge_note(core, lane, dir, t->frame, t->l3, t->l4, t->l4 + fos_tcp_header_len(th), &r);
 }
 
@@ -558,8 +610,8 @@ FOS_INLINE int fos_unit_is_told(const fos_core *core, const fos_lane *lane, int 
 static int fos_merge_bare_syn(fos_core *core, fos_lane *lane, int dir, const fos_unit *u, int64_t ts) {
     fos_way *w = &lane->way[dir];
     fos_respun r = {.seq = fos_be32(u->frame + u->l4 + 4), .ack = fos_be32(u->frame + u->l4 + 8)};
-    fos_merge_build(core, lane, dir, u->frame, u->captured, u->l3, u->l4, &r, (uint8_t)(u->frame[u->l4 + 13] & ~FOS_TCP_FIN), NULL, 0, 0, 0,
-                    ts, w->link, w->iface);
+    fos_came came = fos_came_of_unit(w, u);
+    fos_merge_build(core, lane, dir, &came, &r, (uint8_t)(u->frame[u->l4 + 13] & ~FOS_TCP_FIN), NULL, 0, 0, 0, ts);
     w->next_unit++;
     return 1;
 }
@@ -581,7 +633,7 @@ static int fos_merge_next_unit(fos_core *core, fos_lane *lane, int dir, uint64_t
     } else if (w->keep && u->kind == FOS_UNIT_FIN) {
         fos_way_trailing(core, lane, dir, ts);
         w->keep->fin = w->fin_gone = 1;
-    } else if (!u->frame || fos_unit_is_told(core, lane, dir, u) || (u->off < w->passed && (u->flags & FOS_UNIT_WAITED))) {
+    } else if (!u->frame || (u->flags & FOS_UNIT_LEFT) || fos_unit_is_told(core, lane, dir, u) || (u->off < w->passed && (u->flags & FOS_UNIT_WAITED))) {
         ;                                     /* no packet brought it, or it left when it came, or leaves by itself */
     } else if (tcp) {
         if (!w->keep && !fos_merge_ack_clear(core, lane, dir, u->frame + u->l4, u->packet)) return 0;
@@ -596,7 +648,8 @@ static int fos_merge_next_unit(fos_core *core, fos_lane *lane, int dir, uint64_t
             if (data && (data->len > limit || (edits && fos_edits_count(edits) && edits->items[edits->first].pos <= data->len)))
                 return fos_merge_bare_syn(core, lane, dir, u, ts > u->ts ? ts : u->ts);
         }
-        fos_merge_tcp_unit(core, lane, dir, u, fin, ts > u->ts ? ts : u->ts);
+        if (u->kind == FOS_UNIT_DATA && !w->keep && fos_merge_packet(core, lane, dir, u, limit, number, ts > u->ts ? ts : u->ts)) fin = NULL;
+        else fos_merge_tcp_unit(core, lane, dir, u, fin, ts > u->ts ? ts : u->ts);
         if (data) u = data;
     } else fos_merge_datagram(core, lane, dir, u, ts > u->ts ? ts : u->ts);
     w->gone = u->off + u->len;
@@ -670,6 +723,7 @@ static void fos_merge_park(fos_core *core, fos_lane *lane, const fos_transit *t)
     if (!p) { core->failed = 1; return; }
     p->next = NULL;
     p->packet = *t;
+    if (t->flags & FOS_TRANSIT_BLOCK) fos_block_keep(t->frame);
     if (w->last) w->last->next = p;
     else w->first = p;
     w->last = p;
@@ -707,11 +761,12 @@ static void fos_merge_entry(fos_core *core, const fos_transit *t) {
         return;
     }
     if (FOS_LIKELY(!lane)) {
-        if (FOS_UNLIKELY(t->flags & (FOS_TRANSIT_AHEAD | FOS_TRANSIT_END)) && core->plans[core->table.conns[t->conn].flow].writes & FOS_CLASS_TCP)
-            lane = fos_merge_lane_at(core, t);
+        if (FOS_UNLIKELY(t->flags & (FOS_TRANSIT_AHEAD | FOS_TRANSIT_END | FOS_TRANSIT_FRAGMENT))) {
+            if (t->flags & FOS_TRANSIT_FRAGMENT) return;    /* its datagram's last one brings it along */
+            if (core->plans[core->table.conns[t->conn].flow].writes & FOS_CLASS_TCP) lane = fos_merge_lane_at(core, t);
+        }
         if (FOS_LIKELY(!lane)) {
-            FOS_COUNT(&core->counters, merged_unchanged);
-            fos_merge_send(core, t->frame, t->captured, t->wire, t->ts, t->link, t->iface);
+            fos_send_came(core, t->flags & FOS_TRANSIT_JOINED, t->frame, t->captured, t->wire, t->l3, t->ts, t->link, t->iface);
             return;
         }
     }
@@ -759,7 +814,10 @@ static void fos_lane_discard(fos_core *core, fos_lane *lane) {
 
 /* After the modules: let everything leave that may. */
 static void fos_merge(fos_core *core) {
-    for (uint32_t i = 0; i < core->log.count; i++) fos_merge_entry(core, &core->log.items[i]);
+    for (uint32_t i = 0; i < core->log.count; i++) {
+        fos_merge_entry(core, &core->log.items[i]);
+        fos_transit_drop(core, &core->log.items[i]);
+    }
     core->log.count = 0;
     while (core->touched_lanes) {
         fos_lane *lane = core->touched_lanes;
@@ -781,6 +839,7 @@ static void fos_merge(fos_core *core) {
         if (!core->stable) fos_lane_spill(core, lane);
     }
     if (core->live) fos_keep_timers(core);
+    if (FOS_UNLIKELY(core->bundles != NULL)) fos_bundles_sweep(core, 0);
     core->outlets.change_with = NULL;
     if (core->outlets.count) fos_outlets_sync(&core->outlets);
 }

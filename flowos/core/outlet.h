@@ -13,6 +13,7 @@
 
 #include "base.h"
 #include "counters.h"
+#include "memory.h"
 #include "ring.h"
 
 enum { FOS_MAX_OUTLETS = 16, FOS_MAX_ROUTES = 256, FOS_NO_OUTLET = 255 };
@@ -32,6 +33,8 @@ typedef struct fos_outlets {
     uint8_t route[FOS_MAX_ROUTES];   /* by the interface that a packet came from */
     uint8_t *scratch;
     size_t used;
+    fos_block *spent;         /* blocks whose frames may be lent: dropped behind the next sync */
+    fos_blocks *blocks;       /* where they go back to */
     const void *change_with;  /* not NULL: frames are changed as they leave, by `change` */
     void (*change)(const void *with, uint8_t *frame, uint32_t n, uint16_t link);
 } fos_outlets;
@@ -40,7 +43,19 @@ static int fos_outlets_sync(fos_outlets *o) {
     for (uint32_t i = 0; i < o->count; i++)
         if (o->list[i].sync(o->list[i].port) < 0) o->failed = 1;
     o->used = 0;
+    while (o->spent) {
+        fos_block *next = o->spent->link;
+        fos_block_drop(o->blocks, o->spent->data);
+        o->spent = next;
+    }
     return o->failed ? -1 : 0;
+}
+
+/* Drop a block, whose only holder the caller is, once its frame is no longer lent. */
+FOS_INLINE void fos_outlets_spend(fos_outlets *o, const uint8_t *frame) {
+    fos_block *block = fos_block_of(frame);
+    block->link = o->spent;
+    o->spent = block;
 }
 
 /* Room for a frame that is made here, or NULL without memory. */

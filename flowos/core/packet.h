@@ -51,7 +51,7 @@ typedef struct fos_pkt {
     uint16_t l3, l4;          /* offsets of the IP and the transport header */
     uint8_t depth;            /* enclosing IP headers, this one included */
     uint8_t flags;            /* fos_pkt_flags */
-    uint16_t link;            /* LINKTYPE_* of `frame`; 101 (raw IP) for a block */
+    uint16_t link;            /* LINKTYPE_* of `frame`; 101 (raw IP) for a block made in a tunnel */
     uint32_t conn;            /* what the first probe of the table found: a guess, checked by key */
     uint16_t window;          /* TCP */
     uint8_t dir;              /* 1: from the higher end of the key */

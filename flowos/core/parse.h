@@ -37,15 +37,22 @@ typedef struct fos_fragment {
     uint32_t captured;        /* its bytes that are present */
     uint32_t offset;          /* where it belongs in the datagram */
     uint32_t id;
+    uint32_t lead;            /* bytes in front of the IP header that are its link's; 0 inside a tunnel */
     uint8_t ver, proto, more;
     uint8_t block;            /* `frame` is itself a reassembled datagram: it will not stay */
+    uint8_t outer;            /* it is what its frame holds, not something in a tunnel */
+    uint8_t passes;           /* in line: it is the first, and its datagram's fragments need not wait */
+    struct fos_transit *entry;    /* in line: its frame's entry in the log, when it has to wait; else NULL */
 } fos_fragment;
 
-/* A datagram put together: an IP packet, header first, in one heap block. */
+/* A datagram put together, in one heap block: the link's header of its first fragment, then the IP packet. */
 typedef struct fos_datagram {
     const uint8_t *data;
     uint32_t len;
+    uint32_t l3;              /* offset of the IP header */
     uint32_t id;              /* the fragments' identification */
+    uint32_t longest;         /* bytes of the longest fragment's IP packet */
+    struct fos_parked *first, *last;  /* the fragments that waited for it, in order of arrival */
 } fos_datagram;
 
 typedef struct fos_parser {
@@ -267,6 +274,8 @@ FOS_NOINLINE void fos_parse_fragment(fos_scan *s, fos_fragment *f) {
     f->number = s->number;
     f->wire = s->wire;
     f->block = s->block;
+    f->outer = s->depth == 1 && !s->block;
+    f->lead = f->outer ? f->l3 : 0;
     uint32_t here = f->data < s->cap ? s->cap - f->data : 0;
     f->captured = here < f->len ? here : f->len;
     fos_datagram whole;
@@ -276,9 +285,9 @@ FOS_NOINLINE void fos_parse_fragment(fos_scan *s, fos_fragment *f) {
     inner.frame = whole.data;
     inner.cap = inner.wire = whole.len;
     inner.block = 1;
-    inner.link = 101;
+    inner.link = f->outer ? s->link : FOS_LINK_RAW;
     inner.depth = (uint8_t)(s->depth - 1);
-    fos_parse_ip(&inner, 0, whole.len);
+    fos_parse_ip(&inner, whole.l3, whole.len);
     s->n = inner.n;
 }
 

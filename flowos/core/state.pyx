@@ -26,7 +26,7 @@ def _nanoseconds(seconds):
 
 
 cdef int _on_fragment(void *core, const fos_fragment *fragment, fos_datagram *out) noexcept nogil:
-    if not fos_defrag_add(&(<fos_core *>core).defrag, fragment, out):
+    if not fos_core_on_fragment(core, fragment, out):
         return 0
     if (<fos_core *>core).wants_datagrams:
         with gil:
@@ -38,7 +38,7 @@ cdef int _tell_datagram(fos_core *core, fos_datagram *out) noexcept:
     cdef Core owner
     owner = <Core>core.owner
     try:
-        packet = PyBytes_FromStringAndSize(<char *>out.data, out.len)
+        packet = PyBytes_FromStringAndSize(<char *>out.data + out.l3, out.len - out.l3)
         owner.on_datagram(packet, out.id)
     except BaseException as error:
         if owner.error is None or not isinstance(error, Exception):

@@ -17,9 +17,10 @@ enum fos_transit_flags {
     FOS_TRANSIT_TCP = 4,
     FOS_TRANSIT_OFF = 8,      /* `off` is valid */
     FOS_TRANSIT_ACK = 16,     /* `ack` is valid */
-    FOS_TRANSIT_FRAGMENT = 32,    /* an IP fragment: its datagram is not whole yet */
+    FOS_TRANSIT_FRAGMENT = 32,    /* an IP fragment that waits with its datagram's others (defrag.h) */
     FOS_TRANSIT_END = 64,     /* a FIN without payload that came ahead of earlier bytes */
     FOS_TRANSIT_BLOCK = 128,  /* `frame` is a block of the heap that goes with this entry */
+    FOS_TRANSIT_JOINED = 256, /* `frame` is a datagram joined from fragments (bundle.h) */
 };
 
 typedef struct fos_transit {
@@ -33,12 +34,18 @@ typedef struct fos_transit {
     uint32_t payload, paylen; /* offset of the payload in the frame, its bytes */
     uint16_t l3, l4;
     uint16_t link, iface;
+    uint16_t flags;           /* fos_transit_flags */
     uint8_t dir, tcp_flags;
-    uint8_t flags;            /* fos_transit_flags */
     uint8_t refused;          /* it may not touch its connection, or (quotes) it is an ICMP error about one */
-    uint32_t spare;
+    uint8_t spare[3];
 } fos_transit;
 FOS_ASSERT_SIZE(fos_transit, 80);
+
+/* A packet that waits without being in a stream: an acknowledgement, a retransmission, a fragment. */
+typedef struct fos_parked {
+    struct fos_parked *next;
+    fos_transit packet;
+} fos_parked;
 
 typedef struct fos_log {
     fos_transit *items;

@@ -31,6 +31,7 @@ enum fos_unit_flags {
     FOS_UNIT_INCOMPLETE = 16,    /* a decoder's message ended early */
     FOS_UNIT_OWNED = 32,         /* `frame`/`bytes` is a heap block that goes with the unit */
     FOS_UNIT_WAITED = 64,        /* its packet came ahead of earlier bytes */
+    FOS_UNIT_LEFT = 128,         /* its packet left already; writer: the merger, once every stage has released it */
 };
 
 typedef struct fos_unit {

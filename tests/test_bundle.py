@@ -1,0 +1,337 @@
+"""Fragments in line: they wait where a module may edit, leave as they came, or newly cut; nothing goes missing.
+
+What left is put together again by the defragmentation model, the oracle of reassembly, and its
+checksums are computed anew.
+"""
+import struct
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import flowos
+from conversations import datagram, records, save
+from editscript import Edit, Scripted, edited
+from flowos.packets import valid
+from flowos.testing import read_packets, read_streams
+from models import build
+from models.talk import Talk
+
+ENDS = {4: (build.A, build.B), 6: (build.A6, build.B6)}
+SECOND = 10**9
+
+
+def cut(record, size, number=7):
+    """Cut a record's datagram into fragments of `size` payload bytes, a multiple of eight."""
+    ts, frame = record[:2]
+    link, packet = frame[:14], frame[14:]
+    at = 20 if packet[0] >> 4 == 4 else 40
+    payload, parts = packet[at:], []
+    for start in range(0, len(payload), size):
+        part, more = payload[start:start + size], start + size < len(payload)
+        if at == 20:
+            header = bytearray(packet[:20])
+            struct.pack_into(">HHH", header, 2, 20 + len(part), number, more << 13 | start // 8)
+            struct.pack_into(">H", header, 10, 0)
+            struct.pack_into(">H", header, 10, build.checksum(bytes(header)))
+            parts.append((ts, link + bytes(header) + part))
+        else:
+            header = packet[:4] + struct.pack(">HB", 8 + len(part), 44) + packet[7:40]
+            parts.append((ts, link + header + build.fragment_header(packet[6], number, start, more) + part))
+    return parts
+
+
+def is_fragment(frame):
+    packet = frame[14:]
+    return bool(struct.unpack_from(">H", packet, 6)[0] & 0x3FFF) if packet[0] >> 4 == 4 else packet[6] == 44
+
+
+def joined(packets):
+    """Put packets together: whole datagrams in the order in which they became whole; asserts that none is left over."""
+    waiting, whole = {}, []
+    for ts, frame in packets:
+        packet = frame[14:]
+        if not is_fragment(frame):
+            whole.append((ts, frame))
+            continue
+        four = packet[0] >> 4 == 4
+        at, word = (20, struct.unpack_from(">H", packet, 6)[0] << 3) if four else (48, struct.unpack_from(">H", packet, 42)[0])
+        total = struct.unpack_from(">H", packet, 2)[0] if four else 40 + struct.unpack_from(">H", packet, 4)[0]
+        key = (packet[12:20] + packet[4:6]) if four else packet[8:40] + packet[44:48]
+        more, start = (packet[6] >> 5 & 1, word & 0xFFF8) if four else (word & 1, word & 0xFFF8)
+        entry = waiting.setdefault(key, {"parts": {}, "end": None, "first": None})
+        for i, value in enumerate(packet[at:total], start):
+            assert entry["parts"].setdefault(i, value) == value, "fragments contradict each other"
+        if not more:
+            entry["end"] = start + total - at
+        if not start:
+            entry["first"] = frame
+        if entry["end"] is not None and len(entry["parts"]) == entry["end"] and entry["first"]:
+            del waiting[key]
+            header = bytearray(entry["first"][14:34 if four else 54])
+            payload = bytes(entry["parts"][i] for i in range(entry["end"]))
+            if four:
+                struct.pack_into(">H", header, 2, 20 + len(payload))
+                struct.pack_into(">H", header, 6, 0)
+                struct.pack_into(">H", header, 10, 0)
+                struct.pack_into(">H", header, 10, build.checksum(bytes(header)))
+            else:
+                header[6] = entry["first"][14 + 40]
+                struct.pack_into(">H", header, 4, len(payload))
+            whole.append((ts, entry["first"][:14] + bytes(header) + payload))
+    assert not waiting, "a datagram is not whole"
+    return whole
+
+
+def run(folder, packets, *modules, orders=None, flow=None, **config):
+    """Run records through modules in line; give (what left, counters)."""
+    source, target = save(folder, packets), folder / "out.pcap"
+    with flowos.Engine(flowos.Config.offline(**config)) as engine:
+        engine.add_port(source)
+        engine.add_output(target)
+        if flow:
+            engine.create_flow("chosen", flow)
+        for module in modules:
+            engine.attach(module, "chosen" if flow else None)
+        engine.run()
+        engine._check()
+        counters = engine.statistics()
+    return read_packets(target), counters
+
+
+class Change(flowos.Module):
+    """Replaces `old` by `new` in UDP datagrams."""
+
+    protocol, mode = "udp", flowos.RDWR
+
+    def __init__(self, old=b"", new=b""):
+        self.old, self.new, self.seen = old, new, []
+
+    def process(self, window):
+        self.seen.append(bytes(window.data))
+        for match in window.find(self.old) if self.old else ():
+            window.replace(match, self.new) if self.new else window.delete(match)
+
+
+def udp(payload, version=4, at=0):
+    return datagram(payload, *ENDS[version], at)
+
+
+def talk(*said):
+    """Give the records of a handshake and A's segments."""
+    conversation = Talk().open()
+    at = 0
+    for data in said:
+        conversation.a(at, data, ack=0)
+        at += len(data)
+    return conversation.a(at, ack=0, flags="F").b(0, ack=at + 1)
+
+
+# ------------------------------------------------------------------------------ nothing edited
+
+@pytest.mark.parametrize("stable", [True, False])
+@pytest.mark.parametrize("version", [4, 6])
+def test_unedited_fragments_leave_as_they_came(tmp_path, version, stable):
+    packets = [udp(b"before", version), *cut(udp(bytes(range(200)), version), 64), udp(b"behind", version)]
+    module = Change()
+    if stable:
+        out, counters = run(tmp_path, packets, module)
+    else:                                     # a compressed capture comes through buffers that are used again
+        source, target = save(tmp_path, packets, "in.pcap.gz"), tmp_path / "out.pcap"
+        with flowos.Engine(flowos.Config.offline(batch=2, deliver_units=1)) as engine:
+            engine.add_port(source)
+            engine.add_output(target)
+            engine.attach(module)
+            engine.run()
+            counters = engine.statistics()
+        out = read_packets(target)
+    assert out == packets and module.seen == [b"before", bytes(range(200)), b"behind"]
+    assert counters["ip_fragments_held"] == 4 and counters["merged_unchanged"] == len(packets)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_segments_in_fragments_leave_as_they_came(tmp_path, version):
+    came = records(talk(b"a" * 100, b"b" * 100), *ENDS[version])
+    packets = [(ts, frame) for ts, frame, *_ in came[:3]]
+    for number, record in enumerate(came[3:5]):
+        packets += cut(record, 32, number)
+    packets += [(ts, frame) for ts, frame, *_ in came[5:]]
+    assert run(tmp_path, packets, Scripted())[0] == packets
+    shuffled = packets[:3] + packets[3:7][::-1] + packets[7:]
+    assert [frame for _, frame in run(tmp_path, shuffled, Scripted())[0]] == [frame for _, frame in shuffled]
+
+
+def test_a_segment_in_fragments_that_came_early_waits_with_them(tmp_path):
+    came = [record[:2] for record in records(talk(b"a" * 100, b"b" * 100))]
+    late = cut(came[4], 40)
+    packets = [*came[:3], *late, came[3], *came[5:]]
+    out = [frame for _, frame in run(tmp_path, packets, Scripted(), batch=1, deliver_units=1)[0]]
+    assert out == [frame for _, frame in (*came[:4], *late, *came[5:])]
+
+
+# ------------------------------------------------------------------------------ edited
+
+@pytest.mark.parametrize("order", ["forward", "backward"])
+@pytest.mark.parametrize("new", [b"", b"short", b"x" * 3000])
+@pytest.mark.parametrize("version", [4, 6])
+def test_an_edited_datagram_leaves_in_fragments_no_longer_than_those_that_came(tmp_path, version, new, order):
+    payload = b"-" * 300 + b"old text" + b"+" * 300
+    parts = cut(udp(payload, version), 160)
+    out, counters = run(tmp_path, parts if order == "forward" else parts[::-1], Change(b"old text", new))
+    assert max(len(frame) for _, frame in out) <= max(len(frame) for _, frame in parts)
+    whole, = joined(out)
+    assert valid(whole[1]) and whole[1][:14] == parts[0][1][:14]
+    assert whole[1][14 + (20 if version == 4 else 40) + 8:] == payload.replace(b"old text", new)
+    assert counters["merged_edited"] == 1 and counters["merged_packets"] == len(out)
+
+
+def test_an_edited_datagram_that_fits_leaves_whole(tmp_path):
+    out, _ = run(tmp_path, cut(udp(b"a" * 40), 32), Change(b"a" * 30))
+    (_, frame), = out
+    assert not is_fragment(frame) and valid(frame) and frame[42:] == b"a" * 10
+
+
+def test_a_dropped_datagram_takes_its_fragments_along(tmp_path):
+    class Drop(flowos.Module):
+        protocol, mode = "udp", flowos.RDWR
+
+        def process(self, window):
+            window.delete(window.head, window.tail)
+
+    assert run(tmp_path, cut(udp(b"a" * 40), 16), Drop())[0] == []
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_edited_segments_in_fragments(tmp_path, version):
+    said = b"hello " * 20, b"world " * 20
+    came = records(talk(*said), *ENDS[version])
+    packets = [record[:2] for record in came[:3]]
+    for number, record in enumerate(came[3:5]):
+        packets += cut(record, 48, number)
+    packets += [record[:2] for record in came[5:]]
+    script = [Edit(3, 2, b"p!"), Edit(130, 0, b"(new)" * 30), Edit(239, 1)]
+    out, _ = run(tmp_path, packets, Scripted(script))
+    assert max(len(frame) for _, frame in out) <= max(len(frame) for _, frame in packets)
+    whole = joined(out)
+    assert all(valid(frame) for _, frame in whole)
+    assert read_streams(whole)[0] == edited(b"".join(said), script)
+
+
+def test_a_retransmission_in_fragments_bears_the_edited_bytes(tmp_path):
+    came = [record[:2] for record in records(talk(b"hello " * 20))]
+    again = cut((came[3][0], came[3][1]), 48, 9)
+    packets = [*came[:3], *cut(came[3], 48), *again, *came[4:]]
+    out, _ = run(tmp_path, packets, Scripted([Edit(0, 5, b"bye"), Edit(60, 0, b"++")]), batch=1, deliver_units=1)
+    segments = [frame for _, frame in joined(out) if len(frame) > 54]
+    assert all(valid(frame) for frame in segments)
+    assert [frame[54:] for frame in segments] == [edited(b"hello " * 20, [Edit(0, 5, b"bye"), Edit(60, 0, b"++")])] * 2
+
+
+def test_translated_datagrams_in_fragments(tmp_path):
+    """Ports stand in the first fragment alone: the datagram is translated whole, and cut again."""
+    class Translate(flowos.Module):
+        protocol, mode = "ip", flowos.RDWR
+
+        def opened(self, connection):
+            connection.translate(("192.0.2.1", 1234))
+
+        def process(self, window):
+            pass
+
+    parts = cut(udp(b"payload " * 40), 80)
+    out, _ = run(tmp_path, parts, Translate())
+    assert max(len(frame) for _, frame in out) <= max(len(frame) for _, frame in parts)
+    (_, frame), = joined(out)
+    assert valid(frame) and frame[26:30] == bytes([192, 0, 2, 1]) and frame[34:36] == struct.pack(">H", 1234)
+    assert frame[42:] == b"payload " * 40
+
+
+# ------------------------------------------------------------------------------ never whole
+
+def test_fragments_of_a_datagram_that_never_becomes_whole_leave(tmp_path):
+    """At its time-out, at the end, when it is evicted, when it contradicts itself: each leaves once, as it came."""
+    parts = cut(udp(b"a" * 100), 32)
+    at_the_end, counters = run(tmp_path, [udp(b"x"), *parts[:-1]], Change())
+    assert at_the_end == [udp(b"x"), *parts[:-1]] and counters["ip_fragments_timed_out"] == 1
+    late = udp(b"late", at=31 * SECOND)
+    timed_out, _ = run(tmp_path, [*parts[:-1], late], Change())
+    assert [frame for _, frame in timed_out] == [frame for _, frame in (*parts[:-1], late)]
+    assert [ts for ts, _ in timed_out] == [late[0]] * 4
+    others = [fragment for number in range(20) for fragment in cut(udp(b"b" * 100), 32, 100 + number)[:2]]
+    evicted, counters = run(tmp_path, [*parts[:-1], *others], Change(), defrag_datagrams=4)
+    assert sorted(frame for _, frame in evicted) == sorted(frame for _, frame in (*parts[:-1], *others))
+    assert counters["ip_fragments_evicted"] == 17
+    six = cut(udp(b"c" * 100, 6), 32)
+    overlap = (six[0][0], six[1][1][:14 + 42] + struct.pack(">H", 8 | 1) + six[1][1][14 + 44:])
+    poisoned, counters = run(tmp_path, [six[0], six[1], overlap, six[2], six[3]], Change())
+    assert [frame for _, frame in poisoned] == [frame for _, frame in (six[0], six[1], overlap, six[2], six[3])]
+    assert counters["ip6_fragment_overlap"] == 1 and counters["ip_fragment_poisoned"] == 2
+    many, _ = run(tmp_path, parts, Change(), defrag_pieces=2)
+    assert sorted(frame for _, frame in many) == sorted(frame for _, frame in parts)
+
+
+def test_repeated_and_overlapping_fragments_leave_with_the_others(tmp_path):
+    parts = cut(udp(bytes(range(100))), 32)
+    overlap = cut(udp(bytes(range(100))), 48)[0]
+    packets = [parts[0], parts[0], overlap, parts[2], parts[1], parts[3]]
+    out, _ = run(tmp_path, packets, Change())
+    assert out == packets
+    out, _ = run(tmp_path, packets, Change(bytes(range(40, 50)), b"-"))
+    (_, frame), = joined(out)
+    assert valid(frame) and frame[42:] == bytes(range(40)) + b"-" + bytes(range(50, 100))
+
+
+# ------------------------------------------------------------------------------ nobody writes
+
+class Count(flowos.Module):
+    protocol = "udp"
+
+    def process(self, window):
+        pass
+
+
+def test_without_writers_fragments_leave_at_once(tmp_path):
+    parts = cut(udp(b"a" * 100), 32)
+    other = datagram(b"other", ("10.9.9.9", 5), ("10.0.0.2", 53))
+    packets = [parts[0], other, parts[1], other, *parts[2:]]
+    out, counters = run(tmp_path, packets, Count())
+    assert out == packets and counters["ip_fragments_held"] == 0
+
+
+def test_fragments_of_a_flow_that_nobody_writes_leave_at_once(tmp_path):
+    """A writer of another flow holds nothing up, where the first fragment is one of a connection that is known."""
+    parts = cut(udp(b"a" * 100), 32)
+    other = datagram(b"other", ("10.9.9.9", 5), ("10.0.0.2", 5353))
+    packets = [udp(b"known"), parts[0], other, parts[1], other, *parts[2:]]
+    out, counters = run(tmp_path, packets, Change(), flow="udp,tp_dst=5353", batch=1)
+    assert out == packets and counters["ip_fragments_held"] == 0
+
+
+# ------------------------------------------------------------------------------ at random
+
+@settings(deadline=None)
+@given(data=st.data())
+def test_random_datagrams_in_random_fragments(data, tmp_path_factory):
+    """Sizes, orders, repetitions and edits at random: each datagram leaves once, edited; no frame is longer than before."""
+    version = data.draw(st.sampled_from([4, 6]))
+    packets, expected = [], []
+    for number in range(data.draw(st.integers(1, 3))):
+        payload = data.draw(st.binary(min_size=1, max_size=120))
+        parts = cut(udp(payload, version, number), 8 * data.draw(st.integers(1, 8)), number)
+        parts += data.draw(st.lists(st.sampled_from(parts), max_size=2)) if version == 4 else []
+        last = parts.pop(data.draw(st.integers(0, len(parts) - 1)))
+        while parts and last in parts:
+            parts.remove(last)
+        packets += [*data.draw(st.permutations(parts)), last]
+        expected.append(payload.replace(b"\0", data.draw(st.sampled_from([b"\0"]))))
+    old, new = data.draw(st.sampled_from([(b"", b""), (b"\0", b""), (b"\0", b"long" * 30), (b"\1", b"\2")]))
+    packets = [(build.START_NS + i, frame) for i, (_, frame) in enumerate(packets)]
+    out, _ = run(tmp_path_factory.mktemp("bundle"), packets, Change(old, new), batch=data.draw(st.sampled_from([1, 256])), deliver_units=1)
+    expected = [payload.replace(old, new) if old else payload for payload in expected]
+    assert max([len(frame) for _, frame in out], default=0) <= max(len(frame) for _, frame in packets)
+    whole = [frame for _, frame in joined(out)]
+    assert all(valid(frame) for frame in whole)
+    start = 14 + (20 if version == 4 else 40) + 8
+    assert [frame[start:] for frame in whole] == [payload for payload in expected if payload]
+    if not old:
+        assert [frame for _, frame in out] == [frame for _, frame in packets]

@@ -40,6 +40,7 @@ cdef class BaseEngine:
     cdef bint busy                     # packets are on their way through, or windows lent
     cdef bint replan_due               # modules came or went meanwhile
     cdef bint aborting                 # an interrupt: no module is called in what is left of the delivery
+    cdef bint checks                   # FLOWOS_CHECKS=1: verify the invariants after each delivery
     cdef object raised                 # what a module raised: raised again when the delivery is over
     cdef int64_t tick_at               # capture time of the next tick
     cdef int64_t ticking               # time to be told now

@@ -8,6 +8,7 @@ ring must move on, and at the end.  Within one delivery the order is: `opened`, 
 modules' order, rows, `closed`, ticks.  A delivery is always finished: what a module raises is kept
 until the books are in order, so that running on loses and repeats nothing.  The file is long because a compiled class cannot be spread over several.
 """
+import os
 import sys
 import threading
 import time
@@ -80,6 +81,7 @@ cdef class BaseEngine:
         self.decoder_classes = {}
         self.decoder_errors = []
         self.workers = []
+        self.checks = os.environ.get("FLOWOS_CHECKS", "0") not in ("", "0")
         self.outputs = []
         self.reframers = [None]
         self.nothing = Decoding(self.core, 0, [], self.decoder_errors)
@@ -673,6 +675,8 @@ cdef class BaseEngine:
             self.serving = []
             if self.replan_due:
                 self.replan()
+        if self.checks:
+            self.core._check()
         if self.raised is not None:
             error, self.raised = self.raised, None
             raise error

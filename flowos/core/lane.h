@@ -228,6 +228,20 @@ FOS_INLINE uint64_t fos_way_limit(const fos_way *w, uint32_t stages) {
     return limit;
 }
 
+/* 0 when one direction keeps the invariants of windows, else the number of the first that is broken.  `head` and
+ * `tail` are those of its stream: what is held lies between them. */
+static int fos_way_check(const fos_way *w, uint32_t stages, uint64_t head, uint64_t tail) {
+    for (uint32_t k = 0; k < stages; k++) {
+        const fos_stage *s = &w->stages[k];
+        if (s->head > s->at.off) return 1;
+        if (s->at.off > tail) return 2;
+        if (head < tail && s->at.off < head) return 3;
+        if (s->at.off > s->head && fos_at_before(fos_stage_limit(w, k, tail, 0), s->at)) return 4;
+        if (fos_edits_check(&s->out)) return 5;
+    }
+    return fos_edits_check(&w->sent) ? 6 : 0;
+}
+
 /* The edits that the merger applies: the last writer's, or NULL. */
 FOS_INLINE fos_edits *fos_way_edits(const fos_way *w, uint32_t stages) {
     while (stages--)

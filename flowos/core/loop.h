@@ -494,7 +494,12 @@ static int fos_core_check(const fos_core *core) {
             if ((broken = fos_pieces_check(&h->ooo->pieces))) return 30 + broken;
             waiting += h->ooo->pieces.bytes;
         }
-    return waiting == core->waiting_bytes ? 0 : 40;
+    for (const fos_lane *lane = core->all_lanes; lane; lane = lane->all_next)
+        for (int dir = 0; dir < 2; dir++) {
+            const fos_stream *s = fos_half_of(core, lane->index, dir)->stream;
+            if (s && (broken = fos_way_check(&lane->way[dir], lane->stage_count, s->head_off, s->tail_off))) return 40 + broken;
+        }
+    return waiting == core->waiting_bytes ? 0 : 50;
 }
 
 #endif

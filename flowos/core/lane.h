@@ -69,6 +69,7 @@ typedef struct fos_way {
     uint8_t template_l4;
     uint16_t template_n;      /* bytes of the template, 0: none yet */
     uint16_t link, iface;
+    uint32_t ends;            /* of the parked: FINs without payload that came ahead of earlier bytes */
     struct fos_keep *keep;    /* in line: what its sender gave us and its receiver has not acknowledged */
     uint8_t template[FOS_TEMPLATE_ROOM];  /* headers of the last packet that left this way */
 } fos_way;

@@ -177,6 +177,8 @@ class Way:
             cursor.place, cursor.held_since = place, None
         else:
             cursor.place = behind(window, upto, cursor.place)
+            if any(edit.start == upto and edit.data for edit in edits):   # put in front of a byte that it holds
+                cursor.place = max(cursor.place, window[upto].place)
             if upto or cursor.held_since is None:
                 cursor.held_since = now
 

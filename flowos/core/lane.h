@@ -18,6 +18,7 @@
 #include "transit.h"
 
 #define FOS_ALL (~(uint64_t)0)
+#define FOS_ALL_SO_FAR (FOS_ALL - 1)  /* of what is inserted at a place; more may be put there */
 
 /* A place in a stage's input: the byte at original offset `off`, behind `skip` bytes inserted there. */
 typedef struct fos_at {
@@ -195,17 +196,20 @@ static uint64_t fos_inserted_at(const fos_edits *in, uint64_t off) {
 }
 
 /* How far stage k may go when the stream ends at `tail` (invariant 3): `skip` FOS_ALL means with all that
- * was inserted at `off`.  `depends` says on which stages before it depends, as bits. */
+ * was inserted at `off`, and what stands there without bytes: a FIN, for all stages before k have released all in
+ * front of it.  `depends` says on which stages before it depends, as bits. */
 static fos_at fos_stage_limit(const fos_way *w, uint32_t k, uint64_t tail, uint32_t depends) {
     fos_at limit = {tail, FOS_ALL};
     const fos_stage *s = &w->stages[k];
     for (uint32_t j = k; j--;) {
         const fos_stage *e = &w->stages[j];
-        if (e->flags & FOS_STAGE_WRITES)      /* those before it are ahead of it */
-            return fos_at_least(limit, (fos_at){e->head, e->head == e->at.off ? FOS_ALL : 0});
+        if (e->flags & FOS_STAGE_WRITES) {    /* those before it are ahead of it */
+            int all = e->at.skip == fos_inserted_at(fos_stage_input(w, j), e->at.off);
+            return fos_at_least(limit, (fos_at){e->head, e->head < e->at.off ? 0 : all ? FOS_ALL : FOS_ALL_SO_FAR});
+        }
         if (e->order == s->order || !((s->flags & FOS_STAGE_WRITES) || (depends >> j & 1))) continue;
         fos_at at = e->head < e->at.off ? (fos_at){e->head, 0} : e->at;
-        if (at.skip == fos_inserted_at(fos_stage_input(w, k), at.off)) at.skip = FOS_ALL;   /* with what has no bytes: a FIN */
+        if (at.skip == fos_inserted_at(fos_stage_input(w, k), at.off)) at.skip = FOS_ALL;
         limit = fos_at_least(limit, at);
     }
     return limit;

@@ -138,7 +138,9 @@ class Way:
 
     def complete(self, k):
         """Say whether nothing more joins stage k's window: the stream ended, and all before it released everything."""
-        return (self.fin or self.closed) and self.tail(k)[1] == len(self.arrived)
+        writer, tail = self.writer_before(k), self.tail(k)
+        return ((self.fin or self.closed) and tail == (len(self.input(k)), len(self.arrived))
+                and (writer is None or self.cursors[writer].head == len(self.input(writer))))
 
     # ---- a module's turn
 

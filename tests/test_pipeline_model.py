@@ -127,8 +127,6 @@ class Machine(RuleBasedStateMachine):
     def end(self, c, side, length):
         """FIN, in the same segment as the last bytes or in its own."""
         sides = self.sides[c]
-        if not sides.opened and not sides.sent[side]:
-            length += 1                       # where a stream picked up midway begins is told by bytes
         if sides.fin[side] is None:
             sides.packet(side, sides.sent[side], length, "F")
             sides.sent[side] += length

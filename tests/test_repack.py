@@ -178,21 +178,20 @@ def wrong_by(frame):
     return found
 
 
-@given(FRAMES, st.data(), st.sampled_from([0, 1, 0x1234]))
-def test_rewrite_keeps_a_checksum_as_wrong_as_it_was(frame, data, wrong):
+def keeps_what_is_wrong(frame, fields, wrong):
+    """Rewrite a frame whose transport checksum is `wrong` too high: it stays so, and comes back as it was.
+
+    Of the two zeros of one's complement, UDP's senders write 0xffff, for 0 says that there is no checksum (RFC 768).
+    """
     packet = scapy.Ether(frame)
     tcp = scapy.TCP in packet
     where = payload_offset(frame) - (4 * packet[scapy.TCP].dataofs - 16 if tcp else 2)
     old = int.from_bytes(frame[where:where + 2], "big")
     damaged = bytearray(frame)
-    damaged[where:where + 2] = ((old + wrong) % 0xffff).to_bytes(2, "big")
-    fields = {"sport": 1025, "dport": data.draw(st.sampled_from([7, 9]))}
-    if tcp:
-        fields |= {"seq": data.draw(U32), "ack": data.draw(U32), "window": data.draw(U16), "flags": data.draw(U8),
-                   "tsval": data.draw(U32), "tsecr": data.draw(U32),
-                   "sack": data.draw(st.lists(st.tuples(U32, U32), max_size=4))}
-    fields["src"] = "198.51.100.7" if scapy.IP in packet else "2001:db8::77"
-    fields["dst"] = "198.51.100.8" if scapy.IP in packet else "2001:db8::78"
+    damaged[where:where + 2] = ((old + wrong) % 0xffff or (0 if tcp else 0xffff)).to_bytes(2, "big")
+    version = 4 if scapy.IP in packet else 6
+    fields = {**fields, "sport": 1025, "src": "198.51.100.7" if version == 4 else "2001:db8::77",
+              "dst": "198.51.100.8" if version == 4 else "2001:db8::78"}
     made = rewrite(bytes(damaged), **fields)
     assert len(made) == len(frame) and made[payload_offset(frame):] == frame[payload_offset(frame):]
     assert wrong_by(made) == wrong_by(bytes(damaged))
@@ -202,15 +201,45 @@ def test_rewrite_keeps_a_checksum_as_wrong_as_it_was(frame, data, wrong):
             fields["seq"], fields["ack"], fields["window"])
     # and back again: every byte as before
     body = packet[scapy.TCP if tcp else scapy.UDP]
-    ends = packet[scapy.IP if scapy.IP in packet else scapy.IPv6]
+    ends = packet[scapy.IP if version == 4 else scapy.IPv6]
     back = {"sport": body.sport, "dport": body.dport, "src": ends.src, "dst": ends.dst}
     if tcp:
         back |= {"seq": body.seq, "ack": body.ack, "window": body.window, "flags": int(body.flags) & 255}
         for kind, value in body.options:
             if kind == "Timestamp":
                 back |= {"tsval": value[0], "tsecr": value[1]}
-        if not any(kind == "SAck" for kind, _ in body.options):
-            assert rewrite(made, **back) == bytes(damaged)
+        if any(kind == "SAck" for kind, _ in body.options):
+            return
+    assert rewrite(made, **back) == bytes(damaged)
+
+
+FIELDS = st.fixed_dictionaries({"dport": st.sampled_from([7, 9]), "seq": U32, "ack": U32, "window": U16, "flags": U8, "tsval": U32,
+                                "tsecr": U32, "sack": st.lists(st.tuples(U32, U32), max_size=4)})
+
+
+@given(FRAMES, FIELDS, st.sampled_from([0, 1, 0x1234]))
+def test_rewrite_keeps_a_checksum_as_wrong_as_it_was(frame, fields, wrong):
+    keeps_what_is_wrong(frame, fields if scapy.TCP in scapy.Ether(frame) else {"dport": fields["dport"]}, wrong)
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 0x1234])
+@pytest.mark.parametrize("network", [scapy.IP(src="10.0.0.1", dst="10.0.0.2", id=77), scapy.IPv6(src="2001:db8::1", dst="fe80::2", fl=9), ROUTED])
+def test_checksums_that_are_zero_are_rewritten(network, wrong):
+    """Right before, right after, or one off: where the two zeros of one's complement could be taken for each other."""
+    segment = scapy.TCP(sport=1025, dport=7, flags="PA")
+    zero = scapy.Ether(bytes(ETHERNET / network / segment))[scapy.TCP].chksum
+    fields = {"dport": 7, "ack": 0, "window": 8192, "flags": 24, "tsval": 0, "tsecr": 0, "sack": []}
+    for off in (0, 1, 2, 0xfffe):
+        segment.seq = (zero - off) % 0xffff
+        frame = bytes(ETHERNET / network / segment)
+        after = scapy.Ether(valid(rewrite(frame, seq=0, sport=1025, dport=7, src="198.51.100.7" if network.version == 4 else "2001:db8::77",
+                                          dst="198.51.100.8" if network.version == 4 else "2001:db8::78")))[scapy.TCP].chksum
+        for seq in (after, (after - 1) % 0xffff, segment.seq, 0):
+            keeps_what_is_wrong(frame, {**fields, "seq": seq}, wrong)
+    zero = scapy.Ether(bytes(ETHERNET / network / scapy.UDP(sport=1025, dport=9) / b"\0\0"))[scapy.UDP].chksum
+    for off in (0, 1, 2, 0xfffe):
+        frame = bytes(ETHERNET / network / scapy.UDP(sport=1025, dport=9) / ((zero - off) % 0xffff).to_bytes(2, "big"))
+        keeps_what_is_wrong(frame, {"dport": 7}, wrong)
 
 
 @given(FRAMES, st.integers(0, 40))

@@ -18,6 +18,7 @@
 #include "transit.h"
 
 #define FOS_ALL (~(uint64_t)0)
+#define FOS_ALL_SO_FAR (FOS_ALL - 1)  /* of what is inserted at a place; more may be put there */
 
 /* A place in a stage's input: the byte at original offset `off`, behind `skip` bytes inserted there. */
 typedef struct fos_at {
@@ -71,6 +72,7 @@ typedef struct fos_way {
     uint8_t template_l4;
     uint16_t template_n;      /* bytes of the template, 0: none yet */
     uint16_t link, iface;
+    uint32_t ends;            /* of the parked: FINs without payload that came ahead of earlier bytes */
     struct fos_keep *keep;    /* in line: what its sender gave us and its receiver has not acknowledged */
     uint8_t template[FOS_TEMPLATE_ROOM];  /* headers of the last packet that left this way */
 } fos_way;
@@ -204,17 +206,21 @@ static int fos_undecided(const fos_way *w, uint32_t j) {
 }
 
 /* How far stage k may go when the stream ends at `tail` (invariant 3): `skip` FOS_ALL means with all that
- * was inserted at `off`.  `depends` says on which stages before it depends, as bits. */
+ * was inserted at `off`, and what stands there without bytes: a FIN, for all stages before k have released all in
+ * front of it.  `depends` says on which stages before it depends, as bits. */
 static fos_at fos_stage_limit(const fos_way *w, uint32_t k, uint64_t tail, uint32_t depends) {
     fos_at limit = {tail, FOS_ALL};
     const fos_stage *s = &w->stages[k];
     for (uint32_t j = k; j--;) {
         const fos_stage *e = &w->stages[j];
-        if (e->flags & FOS_STAGE_WRITES)      /* those before it are ahead of it */
-            return fos_at_least(limit, (fos_at){e->head, e->head != e->at.off ? 0 : fos_undecided(w, j) ? e->at.skip : FOS_ALL});
+        int undecided = fos_undecided(w, j);
+        if (e->flags & FOS_STAGE_WRITES) {    /* those before it are ahead of it */
+            int all = e->at.skip == fos_inserted_at(fos_stage_input(w, j), e->at.off);
+            return fos_at_least(limit, (fos_at){e->head, e->head < e->at.off ? 0 : undecided ? e->at.skip : all ? FOS_ALL : FOS_ALL_SO_FAR});
+        }
         if (e->order == s->order || !((s->flags & FOS_STAGE_WRITES) || (depends >> j & 1))) continue;
         fos_at at = e->head < e->at.off ? (fos_at){e->head, 0} : e->at;
-        if (!fos_undecided(w, j) && at.skip == fos_inserted_at(fos_stage_input(w, k), at.off)) at.skip = FOS_ALL;   /* with what has no bytes: a FIN */
+        if (!undecided && at.skip == fos_inserted_at(fos_stage_input(w, k), at.off)) at.skip = FOS_ALL;
         limit = fos_at_least(limit, at);
     }
     return limit;

@@ -273,7 +273,8 @@ cdef uint32_t ranged(Core core, list serving, Attachment a, uint32_t index, int 
     cdef fos_unit *u = fos_stream_unit(s, stop)
     cdef bint tcp = core.c.table.conns[index].key.proto == 6
     cdef Window w
-    while u != NULL and (u.off < limit.off or (u.len == 0 and u.off == limit.off and limit.skip)):
+    while u != NULL and (u.off < limit.off or (u.len == 0 and u.off == limit.off and (
+            limit.skip == FOS_ALL or (limit.skip and u.kind != FOS_UNIT_FIN)))):
         if u.off + u.len > limit.off and (a.lvl < LEVEL_TRANSPORT or not tcp):
             limit.off = u.off                 # whole datagrams only
             limit.skip = 0
@@ -356,19 +357,21 @@ cdef uint32_t decoded(Core core, list serving, Attachment a, uint32_t index, int
     cdef fos_at at, limit
     cdef fos_unit *u = NULL
     cdef Window w = None
-    cdef bint mine, fresh, follows = False
+    cdef bint mine, fresh, over, follows = False
     if lane != NULL:
         at = st.at
         limit = fos_stage_limit(way, k, s.tail_off, depends_on(serving, lane, a) if a.depends else 0)
         first = max(st.unit, head)
-        fresh = tail > st.seen_unit or beyond(way, <uint32_t>k, limit) or (st.held_since and ends(core, index, dir) and not st.ended)
+        over = ends(core, index, dir) and limit.skip == FOS_ALL
+        fresh = tail > st.seen_unit or beyond(way, <uint32_t>k, limit) or (st.held_since and over and not st.ended)
         if not fresh:
             return n
-        st.ended = ends(core, index, dir)
+        st.ended = over
     else:
         at.off = at.skip = 0
         limit.off = s.tail_off
         limit.skip = FOS_ALL
+        over = ends(core, index, dir)
         first = head
     i = first
     while i < tail:
@@ -414,7 +417,7 @@ cdef uint32_t decoded(Core core, list serving, Attachment a, uint32_t index, int
             w = None
         i += 1
     if w is not None:
-        w.complete = w.complete or (ends(core, index, dir) and i == tail)
+        w.complete = w.complete or (over and i == tail)
         finish_range(w)
     return n
 

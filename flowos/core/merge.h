@@ -593,14 +593,16 @@ FOS_INLINE int fos_merge_ack_clear(const fos_core *core, const fos_lane *lane, i
     uint64_t q = fos_raw_offset(other, fos_be32(th + 8), lane->way[!dir].gone);
     if (q > (uint64_t)1 << 62) return 1;
     if (lane->writes && other->ooo && other->ooo->pieces.first && q > lane->way[!dir].gone) return 0;   /* of what waits here */
+    for (const fos_parked *p = lane->way[!dir].ends ? lane->way[!dir].first : NULL; p && p->packet.number < number; p = p->next)
+        if (p->packet.flags & FOS_TRANSIT_END && q > fos_raw_offset(other, fos_be32(p->packet.frame + p->packet.l4 + 4), lane->way[!dir].gone))
+            return 0;                         /* of a FIN that is parked */
     return !fos_merge_awaits(core, lane, !dir, q, number);
 }
 
 /* A FIN that came ahead of earlier bytes: the frame is that of the packet that completed them, of either direction. */
 FOS_INLINE int fos_unit_is_told(const fos_core *core, const fos_lane *lane, int dir, const fos_unit *u) {
     if (u->kind != FOS_UNIT_FIN) return 0;
-    for (const fos_parked *p = lane->way[dir].first; p; p = p->next)
-        if (p->packet.flags & FOS_TRANSIT_END) return 1;
+    if (lane->way[dir].ends) return 1;
     const uint8_t *th = u->frame + u->l4;
     uint32_t n = fos_ip_end(u->frame, u->l3, u->captured) - u->l4 - fos_tcp_header_len(th);
     return !(th[13] & FOS_TCP_FIN) || fos_be32(th + 4) + n != fos_half_of(core, lane->index, dir)->origin + (uint32_t)u->off;
@@ -685,6 +687,7 @@ static int fos_merge_next_parked(fos_core *core, fos_lane *lane, int dir, uint64
     fos_merge_bare(core, lane, dir, t, ts > t->ts ? ts : t->ts);
     w->first = p->next;
     if (!w->first) w->last = NULL;
+    w->ends -= (t->flags & FOS_TRANSIT_END) != 0;
     fos_parked_free(core, p);
     return 1;
 }
@@ -723,6 +726,7 @@ static void fos_merge_park(fos_core *core, fos_lane *lane, const fos_transit *t)
     if (!p) { core->failed = 1; return; }
     p->next = NULL;
     p->packet = *t;
+    w->ends += (t->flags & FOS_TRANSIT_END) != 0;
     if (t->flags & FOS_TRANSIT_BLOCK) fos_block_keep(t->frame);
     if (w->last) w->last->next = p;
     else w->first = p;

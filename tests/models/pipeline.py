@@ -138,7 +138,9 @@ class Way:
 
     def complete(self, k):
         """Say whether nothing more joins stage k's window: the stream ended, and all before it released everything."""
-        return (self.fin or self.closed) and self.tail(k)[1] == len(self.arrived)
+        writer, tail = self.writer_before(k), self.tail(k)
+        return ((self.fin or self.closed) and tail == (len(self.input(k)), len(self.arrived))
+                and (writer is None or self.cursors[writer].head == len(self.input(writer))))
 
     # ---- a module's turn
 
@@ -177,6 +179,8 @@ class Way:
             cursor.place, cursor.held_since = place, None
         else:
             cursor.place = behind(window, upto, cursor.place)
+            if any(edit.start == upto and edit.data for edit in edits):   # put in front of a byte that it holds
+                cursor.place = max(cursor.place, window[upto].place)
             if upto or cursor.held_since is None:
                 cursor.held_since = now
 

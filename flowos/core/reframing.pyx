@@ -35,26 +35,15 @@ cdef bytes between(Core core, uint32_t index, int dir, uint64_t start, uint64_t 
     cdef uint64_t i, low, high
     while chunk != NULL and chunk.next != NULL and chunk.next.units[0].off <= start:
         chunk = chunk.next
-    i = max(s.head_index, chunk.base) if chunk != NULL else 0
-    u = unit_in(s, &chunk, i) if chunk != NULL else NULL
+    i = max(s.head_index, chunk.base) if chunk != NULL else s.head_index
+    u = fos_stream_walk(s, &chunk, i)
     while u != NULL and u.off < end:
         low, high = max(start, u.off), min(end, u.off + u.len)
         if low < high and u.kind != FOS_UNIT_GAP:
             memcpy(out + (low - start), u.frame + u.payload + (low - u.off), high - low)
         i += 1
-        u = unit_in(s, &chunk, i)
+        u = fos_stream_walk(s, &chunk, i)
     return data
-
-
-cdef inline fos_unit *unit_in(fos_stream *s, fos_chunk **chunk, uint64_t number) noexcept:
-    """The unit of this number, or NULL; `chunk`, NULL at first, makes steps forward O(1)."""
-    if not s.head_index <= number < s.tail_index:
-        return NULL
-    if chunk[0] == NULL:
-        chunk[0] = fos_stream_chunk(s, number)
-    while number - chunk[0].base >= FOS_CHUNK_UNITS:
-        chunk[0] = chunk[0].next
-    return &chunk[0].units[number - chunk[0].base]
 
 
 cdef class Side:
@@ -117,7 +106,7 @@ cdef class Reframer:
         body = body_kind(decoding)
         side.unit = max(side.unit, decoding.up[dir].head_index)
         while True:
-            u = unit_in(&decoding.up[dir], &chunk, side.unit)
+            u = fos_stream_walk(&decoding.up[dir], &chunk, side.unit)
             if u == NULL:
                 break
             start, end = max(u.start, side.fed), min(u.end, limit.off)
@@ -166,7 +155,7 @@ cdef class Reframer:
         cdef fos_unit *u
         while True:
             side.unit += 1
-            u = unit_in(up, chunk, side.unit)
+            u = fos_stream_walk(up, chunk, side.unit)
             if u == NULL or u.kind != body or u.message != message or u.start != end or u.end > limit:
                 return end
             end = u.end

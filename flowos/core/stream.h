@@ -70,6 +70,14 @@ FOS_INLINE fos_unit *fos_stream_unit(const fos_stream *s, uint64_t index) {
     return c ? &c->units[index - c->base] : NULL;
 }
 
+/* The same for a walk: *chunk is NULL at first and remembers where the last unit was.  O(1) for the next one. */
+FOS_INLINE fos_unit *fos_stream_walk(const fos_stream *s, fos_chunk **chunk, uint64_t index) {
+    if (index < s->head_index || index >= s->tail_index) return NULL;
+    if (!*chunk || index < (*chunk)->base) *chunk = fos_stream_chunk(s, index);
+    while (index - (*chunk)->base >= FOS_CHUNK_UNITS) *chunk = (*chunk)->next;
+    return &(*chunk)->units[index - (*chunk)->base];
+}
+
 FOS_INLINE void fos_unit_dispose(fos_unit *u, fos_blocks *blocks) {
     if (FOS_UNLIKELY(u->flags & FOS_UNIT_OWNED))
         fos_block_drop(blocks, u->kind >= FOS_UNIT_DECODER ? u->bytes : u->frame);

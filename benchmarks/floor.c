@@ -1,12 +1,17 @@
 /* The floor: the least that a C program can do for the same result, by stage.
  *
  *     floor io|parse|flow|defrag|tcp FILE.pcap [check]
+ *     floor search PATTERN FILE.pcap
+ *     floor strip PATTERN OUT.pcap FILE.pcap
  *
  *     io      walk the records and touch each frame
  *     parse   + Ethernet, IPv4, ports, the key that both directions share, its hash
  *     flow    + find or make the connection, count packets and bytes
  *     defrag  flow, and IP fragments joined with one copy and handed over
  *     tcp     flow, and TCP payload in order, by reference, handed over through a pointer
+ *     search  tcp, and the matches of a pattern of 2 to 15 bytes counted, wherever the stream is cut
+ *     strip   flow, and each frame copied out without the pattern, where all of it lies in one segment:
+ *             lengths, sequence and acknowledgement numbers, checksums in full; nothing above TCP
  *
  * A yardstick, no product: nothing expires, nothing is bounded, input is trusted to be whole
  * frames of Ethernet and IPv4, checksums are not looked at.  What makes it fast:
@@ -27,16 +32,17 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#ifdef __SSE4_2__
-#include <nmmintrin.h>
+#include <unistd.h>
+#if defined __SSE4_2__ || defined __AVX512BW__
+#include <immintrin.h>
 #endif
 
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 #define INLINE static inline __attribute__((always_inline))
 
-enum stage { IO, PARSE, FLOW, DEFRAG, TCP };
-enum { BATCH = 32, AHEAD = 4096, LINE = 64, HUGE = 2 << 20, ETHER = 14 };
+enum stage { IO, PARSE, FLOW, DEFRAG, TCP, STRIP };
+enum { BATCH = 32, AHEAD = 4096, LINE = 64, HUGE = 2 << 20, ETHER = 14, LONGEST = 15 };
 
 #define LOAD(type, p) (((const struct { type v; } __attribute__((packed)) *)(p))->v)
 
@@ -51,8 +57,13 @@ typedef struct piece {                 /* a TCP segment that came too early, or 
 typedef struct {                       /* one direction of a TCP connection */
     piece *waiting;                    /* by sequence number */
     uint32_t next;                     /* sequence number of the next byte */
-    uint32_t crc;                      /* with `check` */
+    union {
+        uint32_t crc;                  /* with `check` */
+        int32_t moved;                 /* strip: what was taken out of the stream, negative */
+    };
     bool open;
+    uint8_t kept;                      /* search: how much of `tail` */
+    uint8_t tail[LONGEST - 1];         /* search: the last bytes, which may begin a match */
 } half;
 
 typedef struct {
@@ -72,7 +83,7 @@ static slot *slots;
 static uint64_t slot_mask;
 static piece *free_pieces;
 
-static uint64_t packets, stream_bytes, windows, datagrams, datagram_bytes, digest, touched;
+static uint64_t packets, stream_bytes, windows, datagrams, datagram_bytes, digest, touched, matches;
 
 static void *reserve(size_t size)
 {
@@ -141,6 +152,66 @@ static void check_window(record *r, half *h, const uint8_t *p, uint32_t n)
 {
     count_window(r, h, p, n);
     h->crc = crc32_of(h->crc, p, n);
+}
+
+/* ---- a pattern -------------------------------------------------------------------------- */
+
+static const uint8_t *pattern;
+static uint32_t pattern_length;
+
+/* The first match at or behind `from`, or -1. */
+INLINE int64_t find_pattern(const uint8_t *p, size_t n, size_t from)
+{
+    const size_t m = pattern_length;
+#ifdef __AVX512BW__
+    const __m512i first = _mm512_set1_epi8((char)pattern[0]), last = _mm512_set1_epi8((char)pattern[m - 1]);
+    if (n < m) return -1;
+    for (size_t i = from, end = n - m + 1; i < end; i += 64) {
+        uint64_t lanes = end - i >= 64 ? ~0ull : (1ull << (end - i)) - 1;
+        lanes = _mm512_mask_cmpeq_epi8_mask(lanes, _mm512_maskz_loadu_epi8(lanes, p + i), first);
+        if (!lanes) continue;
+        lanes &= _mm512_cmpeq_epi8_mask(_mm512_maskz_loadu_epi8(lanes, p + i + m - 1), last);
+        for (; lanes; lanes &= lanes - 1) {
+            size_t at = i + (size_t)__builtin_ctzll(lanes);
+            if (!memcmp(p + at, pattern, m)) return (int64_t)at;
+        }
+    }
+    return -1;
+#else
+    const uint8_t *hit = from < n ? memmem(p + from, n - from, pattern, m) : NULL;
+    return hit ? hit - p : -1;
+#endif
+}
+
+static void search_window(record *r, half *h, const uint8_t *p, uint32_t n)
+{
+    const uint32_t most = pattern_length - 1;
+    uint8_t joint[2 * LONGEST];
+    size_t from = 0;
+    int64_t at;
+    (void)r;
+    windows++;
+    stream_bytes += n;
+    memcpy(joint, h->tail, h->kept);
+    uint32_t taken = n < most ? n : most, seam = h->kept + taken;
+    memcpy(joint + h->kept, p, taken);
+    if (h->kept && (at = find_pattern(joint, seam, 0)) >= 0) {
+        matches++;
+        from = (size_t)at + pattern_length - h->kept;
+    }
+    if (n <= most) {                                    /* too short for a match of its own */
+        uint32_t begin = from ? h->kept + (uint32_t)from : 0, rest = seam - begin;
+        if (rest > most) begin += rest - most, rest = most;
+        memcpy(h->tail, joint + begin, rest);
+        h->kept = (uint8_t)rest;
+        return;
+    }
+    while ((at = find_pattern(p, n, from)) >= 0) {
+        matches++;
+        from = (size_t)at + pattern_length;
+    }
+    h->kept = (uint8_t)(n - from < most ? n - from : most);
+    memcpy(h->tail, p + n - h->kept, h->kept);
 }
 
 static void count_datagram(const uint8_t *p, uint32_t n)
@@ -289,6 +360,75 @@ INLINE void take_segment(record *r, const packet *q)
     }
 }
 
+static uint8_t out[(256 << 10) + (1 << 17)];
+static size_t out_used;
+static int out_file = -1;
+
+static void flush(void)
+{
+    for (size_t done = 0; done < out_used;) {
+        ssize_t n = write(out_file, out + done, out_used - done);
+        if (n < 0) { perror("floor: write"); exit(1); }
+        done += (size_t)n;
+    }
+    out_used = 0;
+}
+
+INLINE uint64_t add_up(const uint8_t *p, size_t n)      /* 32-bit words: the compiler makes vectors of it */
+{
+    uint64_t sum = 0;
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) sum += LOAD(uint32_t, p + i);
+    uint32_t rest = 0;
+    memcpy(&rest, p + i, n - i);
+    return sum + rest;
+}
+
+INLINE uint16_t folded(uint64_t sum)
+{
+    sum = (sum & 0xffffffff) + (sum >> 32);
+    sum = (sum & 0xffffffff) + (sum >> 32);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    return (uint16_t)~sum;
+}
+
+INLINE void store16(uint8_t *p, uint16_t v) { memcpy(p, &v, 2); }
+INLINE void store32(uint8_t *p, uint32_t v) { memcpy(p, &v, 4); }
+
+INLINE void strip_packet(record *r, const packet *q)
+{
+    const uint8_t *frame = q->ip - ETHER;
+    uint32_t captured = LOAD(uint32_t, frame - 8);
+    uint8_t *copy = out + out_used, *ip = copy + 16 + ETHER, *tcp = ip + q->header;
+    half *h = &r->halves[q->direction], *other = &r->halves[!q->direction];
+    memcpy(copy, frame - 16, 16 + captured);
+    uint32_t total = ntohs(LOAD(uint16_t, ip + 2)), header = (tcp[12] >> 4) * 4;
+    uint32_t length = total - q->header - header;
+    int32_t before = h->moved;
+    uint8_t *data = tcp + header;
+    for (int64_t at = 0; length && (at = find_pattern(data, length, (size_t)at)) >= 0;) {
+        memmove(data + at, data + at + pattern_length, length - (size_t)at - pattern_length);
+        length -= pattern_length;
+        total -= pattern_length;
+        captured -= pattern_length;
+        h->moved -= (int32_t)pattern_length;
+        matches++;
+    }
+    store32(copy + 8, captured);
+    store32(copy + 12, captured);
+    store16(ip + 2, htons((uint16_t)total));
+    store32(tcp + 4, htonl(ntohl(LOAD(uint32_t, tcp + 4)) + (uint32_t)before));
+    store32(tcp + 8, htonl(ntohl(LOAD(uint32_t, tcp + 8)) + (uint32_t)other->moved));
+    store16(ip + 10, 0);
+    store16(ip + 10, folded(add_up(ip, q->header)));
+    store16(tcp + 16, 0);
+    uint64_t pseudo = (uint64_t)LOAD(uint32_t, ip + 12) + LOAD(uint32_t, ip + 16) + htons(6) + htons((uint16_t)(header + length));
+    store16(tcp + 16, folded(pseudo + add_up(tcp, header + length)));
+    out_used += 16 + captured;
+    if (out_used >= 256 << 10) flush();
+}
+
 INLINE record *find(const packet *q)
 {
     for (uint64_t at = q->at;; at = (at + 1) & slot_mask) {
@@ -315,7 +455,7 @@ INLINE void take_batch(packet *batch, int count, const enum stage stage)
         batch[i].at = at;
         const char *r = (const char *)&records[slots[at].number];
         __builtin_prefetch(r);
-        if (stage == TCP) __builtin_prefetch(r + LINE);
+        if (stage >= TCP) __builtin_prefetch(r + LINE);
     }
     for (int i = 0; i < count; i++) {
         record *r = find(&batch[i]);
@@ -323,6 +463,7 @@ INLINE void take_batch(packet *batch, int count, const enum stage stage)
         r->bytes += batch[i].wire;
         r->last = batch[i].seconds;
         if (stage == TCP && batch[i].proto == 6) take_segment(r, &batch[i]);
+        if (stage == STRIP && batch[i].proto == 6) strip_packet(r, &batch[i]);
     }
     if (unlikely(record_count > slot_mask / 2)) grow_index((slot_mask + 1) * 2);
 }
@@ -361,8 +502,10 @@ INLINE void walk(const uint8_t *p, const uint8_t *end, const enum stage stage)
 static void report(const char *mode, bool check)
 {
     printf("{\"packets\": %" PRIu64 ", \"touched\": %" PRIu64, packets, touched);
-    if (!strcmp(mode, "flow") || !strcmp(mode, "tcp")) printf(", \"connections\": %" PRIu32, record_count - 1);
-    if (!strcmp(mode, "tcp")) printf(", \"stream_bytes\": %" PRIu64 ", \"windows\": %" PRIu64, stream_bytes, windows);
+    if (strcmp(mode, "io") && strcmp(mode, "parse") && strcmp(mode, "defrag")) printf(", \"connections\": %" PRIu32, record_count - 1);
+    if (!strcmp(mode, "search")) printf(", \"matches\": %" PRIu64, matches);
+    if (!strcmp(mode, "strip")) printf(", \"cut\": %" PRIu64, matches);
+    if (!strcmp(mode, "tcp") || !strcmp(mode, "search")) printf(", \"stream_bytes\": %" PRIu64 ", \"windows\": %" PRIu64, stream_bytes, windows);
     if (!strcmp(mode, "defrag"))
         printf(", \"datagrams\": %" PRIu64 ", \"datagram_bytes\": %" PRIu64, datagrams, datagram_bytes);
     if (check && !strcmp(mode, "defrag")) printf(", \"datagrams_crc\": %" PRIu64, digest);
@@ -379,10 +522,33 @@ static void report(const char *mode, bool check)
     printf("}\n");
 }
 
+/* Take PATTERN, and OUT.pcap of strip, off the arguments; give how many there were. */
+static int take_pattern(const char *mode, char **argv, int argc)
+{
+    bool strips = !strcmp(mode, "strip");
+    if (!strips && strcmp(mode, "search")) return 0;
+    if (argc < 4 + strips) return argc;
+    pattern = (const uint8_t *)argv[2];
+    pattern_length = (uint32_t)strlen(argv[2]);
+    if (pattern_length < 2 || pattern_length > LONGEST) {
+        fprintf(stderr, "floor: a pattern of %" PRIu32 " bytes, expected 2 to %d\n", pattern_length, LONGEST);
+        exit(2);
+    }
+    on_window = search_window;
+    if (strips && (out_file = open(argv[3], O_WRONLY | O_CREAT | O_TRUNC, 0666)) < 0) { perror(argv[3]); exit(1); }
+    return 1 + strips;
+}
+
 int main(int argc, char **argv)
 {
-    if (argc < 3) { fprintf(stderr, "usage: floor io|parse|flow|defrag|tcp FILE.pcap [check]\n"); return 2; }
+    int taken = argc > 1 ? take_pattern(argv[1], argv, argc) : 0;
+    if (argc < 3 + taken) {
+        fprintf(stderr, "usage: floor io|parse|flow|defrag|tcp|search PATTERN|strip PATTERN OUT.pcap FILE.pcap [check]\n");
+        return 2;
+    }
     const char *mode = argv[1];
+    argv += taken;
+    argc -= taken;
     bool check = argc > 3 && !strcmp(argv[3], "check");
     if (check) {
         make_crc_table();
@@ -394,8 +560,8 @@ int main(int argc, char **argv)
     if (fd < 0 || fstat(fd, &info)) { perror(argv[2]); return 1; }
     const uint8_t *file = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE | MAP_POPULATE, fd, 0);
     if (file == MAP_FAILED || info.st_size < 24) { perror(argv[2]); return 1; }
-    if (LOAD(uint32_t, file) != 0xA1B2C3D4u) {
-        fprintf(stderr, "%s: expected little-endian pcap in microseconds\n", argv[2]);
+    if (LOAD(uint32_t, file) != 0xA1B2C3D4u && LOAD(uint32_t, file) != 0xA1B23C4Du) {
+        fprintf(stderr, "%s: expected little-endian pcap\n", argv[2]);
         return 1;
     }
     records = reserve(sizeof(record) << 24);
@@ -405,7 +571,13 @@ int main(int argc, char **argv)
     else if (!strcmp(mode, "parse")) walk(p, end, PARSE);
     else if (!strcmp(mode, "flow")) walk(p, end, FLOW);
     else if (!strcmp(mode, "defrag")) walk(p, end, DEFRAG);
-    else if (!strcmp(mode, "tcp")) walk(p, end, TCP);
+    else if (!strcmp(mode, "tcp") || !strcmp(mode, "search")) walk(p, end, TCP);
+    else if (!strcmp(mode, "strip")) {
+        memcpy(out, file, 24);
+        out_used = 24;
+        walk(p, end, STRIP);
+        flush();
+    }
     else { fprintf(stderr, "floor: no mode '%s'\n", mode); return 2; }
     report(mode, check);
     return 0;

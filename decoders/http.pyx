@@ -327,11 +327,20 @@ cdef class Head:
         if line == 0 or not fos_http_start_line(&self.start, text, line, False):
             self.start = fos_http_start(0, text[:5] == b"HTTP/", 0, 1)
         fos_http_fields(&self.fields, text, len(text))
-        for name, value in parse_fields(text.split(b"\n")[1:]):
+        line = connection_line(text)
+        if line < 0:
+            return
+        for name, value in parse_fields(text[line:].split(b"\n")):
             if name.lower() == b"connection":
                 options = [option.strip() for option in value.lower().split(b",")]
                 self.keeps |= b"keep-alive" in options
                 self.closes |= b"close" in options
+
+    cdef Head remembered(self):
+        """Give what a response needs of its request: the start line and the options, no text."""
+        cdef Head brief = Head(b"")
+        brief.start, brief.keeps, brief.closes = self.start, self.keeps, self.closes
+        return brief
 
     cdef bint frames_like(self, Head other):
         return self.fields.has_length == other.fields.has_length and self.fields.length == other.fields.length \
@@ -351,6 +360,20 @@ cdef class Head:
                 edits.append((line, end - line, instead))
                 instead = b""
         return edits
+
+
+cdef Py_ssize_t connection_line(bytes text):
+    """Where the first line begins that may be a Connection field, or -1."""
+    cdef const char *p = text
+    cdef const char *at = p
+    cdef const char *end = p + len(text)
+    while True:
+        at = <const char *>memchr(at, 10, end - at)
+        if at == NULL or end - at < 11:
+            return -1
+        at += 1
+        if at[0] | 32 == 99 and text[at - p:at - p + 10].lower() == b"connection":
+            return at - p
 
 
 def field_places(bytes text):
@@ -385,7 +408,10 @@ def edited(bytes text, edits, uint64_t start=0):
     return b"".join(parts) + text[at - start:]
 
 
-class HttpFraming:
+cdef list NO_EDITS = []          # never added to
+
+
+cdef class HttpFraming:
     """Keep the messages of one direction valid while a module edits their bodies.
 
     Feed it every unit of the direction, in order, as the module releases it, whole or in parts,
@@ -419,12 +445,29 @@ class HttpFraming:
     ([(33, 1, b'11'), (43, 0, b' world')], 43)
     """
 
+    cdef readonly dict counters
+    cdef object exchange        # Exchange, shared with the other direction
+    cdef uint64_t covered       # everything below is final
+    cdef list final             # edits that are, since the last call
+    cdef uint64_t at            # end of what was taken
+    cdef str why                # the reason why edits that change a length are refused
+    cdef int mode, chunk
+    cdef Head head              # while it waits
+    cdef uint64_t start         # ... its offset
+    cdef list head_edits, edits # ... of the body, pending
+    cdef int64_t delta          # what they add
+    cdef int64_t n              # bytes of the body so far; chunked: of the chunk
+    cdef Head asked             # a response's request, or None
+    cdef bint open              # a chunk was sent whose line end is due
+    cdef bytes line             # a size line that waits
+    cdef uint64_t line_at
+    cdef object size            # of the body or the chunk, as it says: of any size
+    cdef bint split
+
     def __init__(self, exchange=None, already_sent=False):
         self.exchange = exchange or Exchange()
         self.counters = {}
-        self.covered = 0            # everything below is final
-        self.final = []             # edits that are, since the last call
-        self.at = 0                 # end of what was taken
+        self.final = []
         self.why = "refused_midway"
         self.reset(F_REFUSE if already_sent else F_FREE)
 
@@ -443,26 +486,21 @@ class HttpFraming:
         return self.mode == F_LENGTH or self.mode == F_CHUNKED and self.chunk == C_DATA \
             and self.n > 0 and not self.split
 
-    def reset(self, int mode):
+    cdef reset(self, int mode):
         """Begin a message, or the time between two."""
         self.mode = mode
-        self.head = None            # Head, while it waits
-        self.start = 0              # ... its offset
-        self.head_edits = []
-        self.edits = []             # of the body, pending
-        self.delta = 0              # what they add
-        self.n = 0                  # bytes of the body so far; chunked: of the chunk
-        self.asked = None           # a response's request: Head, or None
-        self.open = False           # a chunk was sent whose line end is due
+        self.head = self.asked = None
+        self.start = self.line_at = 0
+        self.head_edits, self.edits = [], []
+        self.delta = self.n = 0
+        self.open = self.split = False
         self.chunk = C_LINE
         self.line = b""
-        self.line_at = 0
         self.size = 0
-        self.split = False
 
     # -- the calls of the system
 
-    def take(self, int kind, start, end, message, edits=(), data=None, peer_head=None):
+    def take(self, int kind, uint64_t start, uint64_t end, message, edits=(), data=None, peer_head=None):
         """Take the next unit, or part of a body unit, and the module's edits in it.
 
         `data`: the bytes of a head or framing unit; `peer_head`: the request's head, for a response
@@ -472,28 +510,28 @@ class HttpFraming:
         the stream may leave.  Edits have offsets up to `covered`, where one still goes out with
         what is before it; a later one at the same offset follows it.
         """
-        edits = list(edits)
+        cdef list given = list(edits)
         if kind == K_REQUEST or kind == K_RESPONSE:
             self.settle()
             self.at = end
-            self.begin(start, end, edits, data, kind == K_RESPONSE, peer_head)
+            self.begin(start, end, given, data, kind == K_RESPONSE, peer_head)
             return self.given()
         self.at = end
         if kind == K_END:
-            self.settle(edits, True)
+            self.settle(given, True)
         elif kind == K_BODY or kind == FOS_UNIT_GAP:
-            self.take_body(start, end, edits)
+            self.take_body(start, end, given)
         elif self.mode == F_CHUNKED and kind == K_FRAMING:
-            self.count("refused_framing", len(edits))
+            self.count("refused_framing", len(given))
             self.take_framing(start, data)
         elif self.mode == F_CHUNKED and self.chunk == C_LAST:
-            self.edits += edits                 # the trailer leaves with the end
+            self.edits += given                 # the trailer leaves with the end
         elif self.mode == F_FREE:
-            self.let(edits, end)
+            self.let(given, end)
         elif self.mode == F_REFUSE:
-            self.let(self.fitting(edits, self.why), end)
+            self.let(self.fitting(given, self.why), end)
         else:
-            self.count("refused_framing", len(edits))
+            self.count("refused_framing", len(given))
         return self.given()
 
     def limit(self):
@@ -517,13 +555,16 @@ class HttpFraming:
 
     # -- what they share
 
-    def count(self, reason, n=1):
+    cdef count(self, str reason, Py_ssize_t n=1):
         if n:
             self.counters[reason] = self.counters.get(reason, 0) + n
 
-    def given(self):
+    cdef tuple given(self):
         """Hand over what became final, edits at one offset made one."""
-        result, before = [], None               # before: the last edit, while it only inserts
+        cdef list result = []
+        before = None                           # the last edit, while it only inserts
+        if not self.final:
+            return result, self.covered
         for offset, removed, data in self.final:
             if not removed and not data:
                 continue
@@ -535,12 +576,12 @@ class HttpFraming:
         self.final = []
         return result, self.covered
 
-    def let(self, edits, end):
+    cdef let(self, list edits, uint64_t end):
         """Make edits and all up to `end` final."""
         self.final += edits
         self.covered = end
 
-    def fitting(self, edits, reason):
+    cdef list fitting(self, edits, str reason):
         """Of edits, those that keep the length; the others are counted."""
         kept = [edit for edit in edits if edit[1] == len(edit[2])]
         self.count(reason, len(edits) - len(kept))
@@ -548,7 +589,7 @@ class HttpFraming:
 
     # -- heads
 
-    def begin(self, start, end, edits, data, response, peer_head):
+    cdef begin(self, uint64_t start, uint64_t end, list edits, data, bint response, peer_head):
         """A head: how its message is framed decides what is to be done (RFC 9112 section 6.3)."""
         cdef Head head, asked = None, by_hand
         cdef bint bodiless = False
@@ -572,9 +613,7 @@ class HttpFraming:
                 bodiless |= asked.start.value == FOS_HTTP_HEAD \
                     or asked.start.value == FOS_HTTP_CONNECT and head.start.value < 300
         else:
-            asked = Head(head.text)
-            asked.text = b""                    # only its start line and options are remembered
-            self.exchange.ask(asked)
+            self.exchange.ask(head.remembered())
         if edits:
             by_hand = Head(edited(head.text, edits, start))
             if not by_hand.frames_like(head):
@@ -594,13 +633,13 @@ class HttpFraming:
             self.mode = F_LENGTH
             self.size = head.fields.length
 
-    def refuse(self, reason, edits, end):
+    cdef refuse(self, str reason, list edits, uint64_t end):
         """Let all go up to `end`; from there on only edits that keep the length pass."""
         self.mode = F_REFUSE
         self.why = reason
         self.let(edits, end)
 
-    def put_head(self, list own):
+    cdef put_head(self, list own):
         """Make the head final, with the module's edits and our own."""
         cdef Head head = self.head
         if self.head_edits and own:
@@ -609,14 +648,14 @@ class HttpFraming:
         else:
             self.final += self.head_edits or [(self.start + at, removed, data) for at, removed, data in own]
 
-    def head_to_edit(self):
+    cdef Head head_to_edit(self):
         """The head as the module leaves it: what our own edits of it refer to."""
         cdef Head head = self.head
         return Head(edited(head.text, self.head_edits, self.start)) if self.head_edits else head
 
     # -- a message with a length
 
-    def take_body(self, start, end, edits):
+    cdef take_body(self, uint64_t start, uint64_t end, list edits):
         if self.mode == F_LENGTH:
             self.n += end - start
             self.pend(edits)
@@ -631,19 +670,21 @@ class HttpFraming:
         else:
             self.let(edits, end)
 
-    def pend(self, edits):
+    cdef pend(self, edits):
         self.edits += edits
-        self.delta += sum([len(data) - removed for _, removed, data in edits])
+        for _, removed, data in edits:
+            self.delta += len(data) - <int64_t>removed
 
-    def put_run(self, start, n, edits):
+    cdef put_run(self, uint64_t start, int64_t n, edits):
         """Send a run of body bytes as a chunk of its own; its line end comes with what follows."""
-        n += sum([len(data) - removed for _, removed, data in edits])
+        for _, removed, data in edits:
+            n += len(data) - <int64_t>removed
         if n:
             self.final.append((start, 0, (b"\r\n%x\r\n" if self.open else b"%x\r\n") % n))
             self.open = True
         self.final += edits
 
-    def leave_length(self):
+    cdef leave_length(self):
         """The body is too long to wait for: frame it another way, or edit no more."""
         cdef Head head = self.head, asked = self.asked, to_edit
         if head.start.response:
@@ -673,7 +714,7 @@ class HttpFraming:
         self.edits, self.delta = [], 0
         self.covered = self.at
 
-    def closes_after(self, Head head, Head asked):
+    cdef bint closes_after(self, Head head, Head asked):
         """Whether the connection closes after a response (RFC 9112 section 9.3); its request may be unknown."""
         cdef bint asked_1_1 = asked is None or asked.start.is_1_1
         if head.closes or asked is not None and asked.closes:
@@ -684,7 +725,7 @@ class HttpFraming:
 
     # -- a chunked message
 
-    def take_framing(self, start, data):
+    cdef take_framing(self, uint64_t start, data):
         """Line ends, size lines, and what ends the body: read them, and hold a size line."""
         cdef bytes left = b"" if data is None else bytes(data)
         cdef Py_ssize_t n
@@ -708,7 +749,7 @@ class HttpFraming:
             start += n
             left = left[n:]
 
-    def read_line(self):
+    cdef read_line(self):
         """A size line is whole."""
         digits = HEX.match(self.line)
         if not digits:
@@ -720,7 +761,7 @@ class HttpFraming:
         self.split = False
         self.chunk = C_DATA if self.size else C_LAST
 
-    def take_chunk(self, start, end, edits):
+    cdef take_chunk(self, uint64_t start, uint64_t end, list edits):
         if self.chunk != C_DATA:
             self.give_up()
         if self.mode != F_CHUNKED:
@@ -737,7 +778,7 @@ class HttpFraming:
                 self.put_chunk(self.n + self.delta)
             self.chunk = C_EOL
 
-    def put_chunk(self, n):
+    cdef put_chunk(self, n):
         """Make a chunk final, of n bytes as edited; its size line with it."""
         line = self.line
         if n == 0:
@@ -753,7 +794,7 @@ class HttpFraming:
         self.let(self.edits, self.at)
         self.edits, self.delta = [], 0
 
-    def give_up(self):
+    cdef give_up(self):
         """The framing is not what it should be: what is left of the message passes unedited."""
         if self.chunk == C_DATA and not self.split:
             self.put_chunk(self.size + self.delta)
@@ -763,7 +804,7 @@ class HttpFraming:
 
     # -- the end of a message
 
-    def settle(self, edits=(), ended=False):
+    cdef settle(self, list edits=NO_EDITS, bint ended=False):
         """The message is over, or the stream is: make all final.  `edits` are the module's at its end."""
         if self.mode == F_LENGTH:
             self.pend(edits)
@@ -782,7 +823,7 @@ class HttpFraming:
         if ended:
             self.reset(F_FREE)
 
-    def settle_length(self):
+    cdef settle_length(self):
         """The whole body is in hand: correct the head if its length changed."""
         cdef Head to_edit = self.head_to_edit()
         own = []
@@ -792,7 +833,7 @@ class HttpFraming:
         self.put_head(own)
         self.final += self.edits
 
-    def settle_chunked(self, edits):
+    cdef settle_chunked(self, list edits):
         """A chunked message is over; what the module adds at its end goes in front of the last chunk."""
         data = b"".join([data for _, _, data in edits])
         if self.chunk == C_LAST:

@@ -287,6 +287,7 @@ cdef extern from "loop.h" nogil:
     int fos_core_on_fragment(void *core, const fos_fragment *fragment, fos_datagram *out)
     fos_unit *fos_stream_append(fos_stream *s, fos_pool *chunks)
     fos_unit *fos_stream_unit(const fos_stream *s, uint64_t index)
+    fos_unit *fos_stream_walk(const fos_stream *s, fos_chunk **chunk, uint64_t index)
     void fos_stream_free_to(fos_stream *s, uint64_t index, fos_pool *chunks)
     void fos_pool_init(fos_pool *pool, size_t item, fos_blocks *blocks)
     void fos_pool_destroy(fos_pool *pool)

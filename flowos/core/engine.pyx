@@ -56,6 +56,15 @@ cdef int64_t CLOCK_SET_BACK = 3600 * SECOND   # as the core sees it (loop.h)
 cdef dict CLASSES = {"tcp": FOS_CLASS_TCP, "udp": FOS_CLASS_UDP, "sctp": FOS_CLASS_SCTP, "icmp": FOS_CLASS_ICMP}
 
 
+cdef bint holds(const fos_lane *lane) noexcept nogil:
+    """Does any stage hold what it was lent?"""
+    cdef uint32_t k
+    for k in range(lane.stage_count):
+        if lane.way[0].stages[k].held_since or lane.way[1].stages[k].held_since:
+            return True
+    return False
+
+
 cdef int _sync_port(void *port) noexcept nogil:
     """Send what waits in a port's ring; -1: it failed, and says why when it is asked again with the GIL."""
     with gil:
@@ -1025,6 +1034,9 @@ cdef class BaseEngine:
         self.held_checked = c.now
         lane = c.all_lanes
         while lane != NULL:
+            if not holds(lane):
+                lane = lane.all_next
+                continue
             if self.reframers[c.table.conns[lane.index].flow] is not None:
                 self._reframe(lane.index)
             for a in self.serving:

@@ -19,7 +19,7 @@ from flowos.core.lane cimport *
 from flowos.core.merge cimport fos_lane_new, fos_lane_of, fos_lane_touch
 from flowos.core.state cimport Core
 from flowos.core.unit cimport *
-from flowos.core.window cimport LEVEL_DECODER, LEVEL_TRANSPORT, Window
+from flowos.core.window cimport LEVEL_DECODER, LEVEL_TRANSPORT, Window, bits_of, kind_among
 
 from flowos.core.errors import LimitError, UsageError
 
@@ -145,6 +145,7 @@ cdef void dress(Core core, Attachment a, Window w, uint32_t index, int dir, Deco
     w.attachment = a
     w.writes = a.writes and not untouched(conn)
     w.kinds = a.kinds
+    w.kind_bits = bits_of(a.kinds) if a.kinds is not None else 0
     w.now = core.c.now
     w.complete = ends(core, index, dir)
     w.live = True
@@ -356,6 +357,8 @@ cdef uint32_t decoded(Core core, list serving, Attachment a, uint32_t index, int
     cdef int64_t message = -1, number
     cdef fos_at at, limit
     cdef fos_unit *u = NULL
+    cdef fos_chunk *chunk = NULL
+    cdef uint64_t bits = bits_of(a.kinds) if a.kinds is not None else 0
     cdef Window w = None
     cdef bint mine, fresh, over, follows = False
     if lane != NULL:
@@ -376,9 +379,9 @@ cdef uint32_t decoded(Core core, list serving, Attachment a, uint32_t index, int
     i = first
     while i < tail:
         if native:
-            u = fos_stream_unit(up, i)
+            u = fos_stream_walk(up, &chunk, i)
             start, end, number = u.start, u.end, u.message
-            mine = a.kinds is None or u.kind in a.kinds
+            mine = a.kinds is None or kind_among(u.kind, bits, a.kinds)
         else:
             unit = made[i - base]
             start, end, number = unit.start, unit.end, 0

@@ -21,7 +21,11 @@
 #include "fate.h"
 #include "repack.h"
 
-enum { FOS_EDITS_KEPT = 256 };            /* edits remembered behind the acknowledged bytes, for late packets */
+enum {
+    FOS_EDITS_KEPT = 256,     /* edits remembered behind the acknowledged bytes, for late packets */
+    FOS_MERGE_FETCH = 512,    /* bytes of a frame that are fetched ahead: from there on the processor sees where it goes */
+    FOS_MERGE_AHEAD = 4,      /* entries of the log whose lanes are fetched ahead */
+};
 
 /* ---- TCP as it leaves -------------------------------------------------------------------------- */
 
@@ -618,6 +622,12 @@ static int fos_merge_bare_syn(fos_core *core, fos_lane *lane, int dir, const fos
     return 1;
 }
 
+/* Have the frame of the unit that is likely next fetched while this one is copied: it came long ago. */
+FOS_INLINE void fos_merge_fetch(const fos_unit *u) {
+    if (!u || !u->frame) return;
+    for (uint32_t at = 0; at < u->captured && at < FOS_MERGE_FETCH; at += 64) __builtin_prefetch(u->frame + at);
+}
+
 /* Send the next unit of a direction if it may leave: 1, else 0. */
 static int fos_merge_next_unit(fos_core *core, fos_lane *lane, int dir, uint64_t limit, uint64_t number, int64_t ts) {
     fos_way *w = &lane->way[dir];
@@ -650,6 +660,7 @@ static int fos_merge_next_unit(fos_core *core, fos_lane *lane, int dir, uint64_t
             if (data && (data->len > limit || (edits && fos_edits_count(edits) && edits->items[edits->first].pos <= data->len)))
                 return fos_merge_bare_syn(core, lane, dir, u, ts > u->ts ? ts : u->ts);
         }
+        fos_merge_fetch(fos_stream_unit(s, w->next_unit + 1));
         if (u->kind == FOS_UNIT_DATA && !w->keep && fos_merge_packet(core, lane, dir, u, limit, number, ts > u->ts ? ts : u->ts)) fin = NULL;
         else fos_merge_tcp_unit(core, lane, dir, u, fin, ts > u->ts ? ts : u->ts);
         if (data) u = data;
@@ -819,6 +830,16 @@ static void fos_lane_discard(fos_core *core, fos_lane *lane) {
 /* After the modules: let everything leave that may. */
 static void fos_merge(fos_core *core) {
     for (uint32_t i = 0; i < core->log.count; i++) {
+        if (core->lane_count && i + FOS_MERGE_AHEAD < core->log.count) {
+            const fos_transit *t = &core->log.items[i + FOS_MERGE_AHEAD];
+            const fos_lane *lane = fos_lane_of(core, t->conn);
+            if (lane) {
+                __builtin_prefetch(lane);
+                __builtin_prefetch(&lane->way[t->dir]);
+                __builtin_prefetch(&lane->way[t->dir].next_unit);
+                __builtin_prefetch(&lane->way[!t->dir].next_unit);
+            }
+        }
         fos_merge_entry(core, &core->log.items[i]);
         fos_transit_drop(core, &core->log.items[i]);
     }

@@ -17,7 +17,8 @@
 #include "ring.h"
 
 enum { FOS_MAX_OUTLETS = 16, FOS_MAX_ROUTES = 256, FOS_NO_OUTLET = 255 };
-enum { FOS_SCRATCH = 4 << 20, FOS_SCRATCH_FRAME = 66 << 10 };   /* a frame is an IP packet and its link header */
+/* A frame is an IP packet and its link header; the scratch is small enough to stay in a second-level cache. */
+enum { FOS_SCRATCH = 384 << 10, FOS_SCRATCH_FRAME = 66 << 10 };
 
 typedef struct fos_outlet {
     fos_ring *tx;

@@ -22,21 +22,27 @@ from flowos.core.errors import LimitError
 cdef extern from "splice.h" nogil:
     int fos_edits_put(fos_edits *e, fos_blocks *blocks, uint64_t pos, uint64_t removed, const uint8_t *data, uint64_t n)
 
+cdef tuple NONE = ()
+
 
 cdef bytes between(Core core, uint32_t index, int dir, uint64_t start, uint64_t end):
     """The original bytes [start, end), which the stream holds."""
     cdef fos_stream *s = fos_half_of(core.c, index, dir).stream
     cdef bytes data = PyBytes_FromStringAndSize(NULL, end - start)
     cdef char *out = PyBytes_AS_STRING(data)
+    cdef fos_chunk *chunk = s.first
     cdef fos_unit *u
     cdef uint64_t i, low, high
-    for i in range(s.head_index, s.tail_index):
-        u = fos_stream_unit(s, i)
+    while chunk != NULL and chunk.next != NULL and chunk.next.units[0].off <= start:
+        chunk = chunk.next
+    i = max(s.head_index, chunk.base) if chunk != NULL else s.head_index
+    u = fos_stream_walk(s, &chunk, i)
+    while u != NULL and u.off < end:
         low, high = max(start, u.off), min(end, u.off + u.len)
         if low < high and u.kind != FOS_UNIT_GAP:
             memcpy(out + (low - start), u.frame + u.payload + (low - u.off), high - low)
-        if u.off >= end:
-            break
+        i += 1
+        u = fos_stream_walk(s, &chunk, i)
     return data
 
 
@@ -76,7 +82,9 @@ cdef class Reframer:
         cdef fos_at limit
         cdef fos_unit *u
         cdef Side side
+        cdef fos_chunk *chunk = NULL
         cdef uint64_t start, end, covered
+        cdef int body
         if s == NULL:
             return 0
         limit = fos_stage_limit(way, k, s.tail_off, 0)
@@ -92,30 +100,38 @@ cdef class Reframer:
                 (<Side>sides[d]).fed = lane.way[d].stages[k].at.off
                 (<Side>sides[d]).unit = decoding.up[d].head_index
         side = <Side>sides[dir]
+        if side.unit >= decoding.up[dir].tail_index and not force and not side.since and not h.flags & FOS_HALF_FIN_DONE:
+            return 0                          # nothing new
         covered = st.at.off
+        body = body_kind(decoding)
+        side.unit = max(side.unit, decoding.up[dir].head_index)
         while True:
-            u = fos_stream_unit(&decoding.up[dir], max(side.unit, decoding.up[dir].head_index))
+            u = fos_stream_walk(&decoding.up[dir], &chunk, side.unit)
             if u == NULL:
                 break
-            side.unit = max(side.unit, decoding.up[dir].head_index)
             start, end = max(u.start, side.fed), min(u.end, limit.off)
-            if u.start > limit.off or (end < u.end and u.kind != body_kind(decoding)) or start > end:
+            if u.start > limit.off or (end < u.end and u.kind != body) or start > end:
                 if start > end and u.end <= side.fed:
                     side.unit += 1
                     continue
                 break
             if start == end and u.end > end:
                 break
+            if u.kind == body and end == u.end:   # what follows of the same body goes with it: one call, not one for each packet
+                end = self.run(&decoding.up[dir], &chunk, side, u.message, body, end, limit.off)
+                covered = self.feed(side, way, st, u, start, end, given, lane.index, dir, decoding)
+                continue
             covered = self.feed(side, way, st, u, start, end, given, lane.index, dir, decoding)
             if end < u.end:
                 break
             side.unit += 1
-        if side.framing.holding:
+        if side.holding:
             if not side.since:
                 side.since = c.now if c.now else 1
             if force or limit.off - st.at.off > self.hold_bytes or c.now - side.since >= self.hold_ns:
                 c.counters.v[FOS_C_windows_hold_limit] += 1
                 covered = self.final(st, side.framing.limit())
+                side.holding = side.framing.holding
                 side.since = 0
         else:
             side.since = 0
@@ -131,13 +147,24 @@ cdef class Reframer:
             st.at.skip = 0
         st.head = st.out.shown = st.at.off
         st.unit = side.unit
+        st.held_since = side.since
         return 0
+
+    cdef uint64_t run(self, fos_stream *up, fos_chunk **chunk, Side side, uint32_t message, int body, uint64_t end, uint64_t limit) noexcept:
+        """Move on over whole units of a body that follow each other; give where they end."""
+        cdef fos_unit *u
+        while True:
+            side.unit += 1
+            u = fos_stream_walk(up, chunk, side.unit)
+            if u == NULL or u.kind != body or u.message != message or u.start != end or u.end > limit:
+                return end
+            end = u.end
 
     cdef uint64_t feed(self, Side side, fos_way *way, fos_stage *st, fos_unit *u, uint64_t start, uint64_t end,
                        const fos_edits *given, uint32_t index, int dir, Decoding decoding) except? 0xffffffffffffffff:
         """Feed [start, end) of a unit with the edits in it."""
         cdef uint32_t i, seen = 0
-        cdef uint64_t pos, removed
+        cdef uint64_t pos, removed, covered
         cdef bint body = u.kind == body_kind(decoding), inside
         edits = []
         if side.carry and start == side.fed:
@@ -172,7 +199,9 @@ cdef class Reframer:
                 side.taken = seen
         side.fed = end
         data = between(self.core, index, dir, u.start, u.end) if not body and u.end > u.start else None
-        return self.final(st, side.framing.take(u.kind, start, end, u.message, merged(edits), data))
+        covered = self.final(st, side.framing.take(u.kind, start, end, u.message, merged(edits) if edits else NONE, data))
+        side.holding = side.framing.holding
+        return covered
 
     cdef uint64_t final(self, fos_stage *st, answer) except? 0xffffffffffffffff:
         """Put the edits that are final behind the stage's own."""

@@ -53,6 +53,7 @@ FOS_INLINE fos_unit *fos_stream_append(fos_stream *s, fos_pool *chunks) {
 
 FOS_INLINE fos_chunk *fos_stream_chunk(const fos_stream *s, uint64_t index) {
     fos_chunk *c = s->first;
+    if (s->last && index >= s->last->base) return s->last;   /* what was just appended, however much waits before it */
     while (c && index - c->base >= FOS_CHUNK_UNITS) c = c->next;
     return c;
 }
@@ -62,11 +63,19 @@ FOS_INLINE fos_unit *fos_stream_last(const fos_stream *s, uint64_t index) {
     return s->last && index >= s->last->base && index < s->tail_index ? &s->last->units[index - s->last->base] : NULL;
 }
 
-/* The unit of this index, or NULL when it is not (or no longer) held.  O(chunks held). */
+/* The unit of this index, or NULL when it is not (or no longer) held.  O(chunks before it), O(1) in the last one. */
 FOS_INLINE fos_unit *fos_stream_unit(const fos_stream *s, uint64_t index) {
     if (index < s->head_index || index >= s->tail_index) return NULL;
     fos_chunk *c = fos_stream_chunk(s, index);
     return c ? &c->units[index - c->base] : NULL;
+}
+
+/* The same for a walk: *chunk is NULL at first and remembers where the last unit was.  O(1) for the next one. */
+FOS_INLINE fos_unit *fos_stream_walk(const fos_stream *s, fos_chunk **chunk, uint64_t index) {
+    if (index < s->head_index || index >= s->tail_index) return NULL;
+    if (!*chunk || index < (*chunk)->base) *chunk = fos_stream_chunk(s, index);
+    while (index - (*chunk)->base >= FOS_CHUNK_UNITS) *chunk = (*chunk)->next;
+    return &(*chunk)->units[index - (*chunk)->base];
 }
 
 FOS_INLINE void fos_unit_dispose(fos_unit *u, fos_blocks *blocks) {

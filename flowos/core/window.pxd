@@ -1,5 +1,5 @@
 """Windows, data units and views (window.pyx)."""
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from flowos.core.connection cimport Connection
 from flowos.core.core cimport fos_stream
@@ -77,6 +77,7 @@ cdef class Window:
     cdef bint writes           # edits are allowed
     cdef bint follows          # it is not the first of this call in its direction
     cdef bint by_offset        # it is a range of offsets: begin and limit count, units are cut by them
+    cdef uint64_t kind_bits    # the same as bits, where all their numbers are below 64
     cdef object kinds          # only units of these kinds: a frozenset of numbers or names, or None: all
     cdef uint32_t stage        # number of its attachment among those of the flow
     cdef fos_at begin          # where the stage stands
@@ -117,6 +118,14 @@ cdef class Window:
     cdef uint64_t index_of(self, offset, what) except? 0xffffffffffffffff
     cdef fos_at place(self, uint64_t i, bint behind)
     cdef void reset(self) noexcept
+
+
+cdef uint64_t bits_of(object kinds)
+
+
+cdef inline bint kind_among(uint16_t kind, uint64_t bits, object kinds):
+    """Is a kind of unit in a set?  `bits` is the same set (`bits_of`), or 0."""
+    return bits >> kind & 1 if bits and kind < 64 else kind in kinds
 
 
 cdef object view_at(Core core, const uint8_t *p, uint64_t n, const uint8_t *block)

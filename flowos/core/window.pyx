@@ -100,6 +100,18 @@ cdef object view_at(Core core, const uint8_t *p, uint64_t n, const uint8_t *bloc
     return memoryview(view)
 
 
+cdef uint64_t bits_of(object kinds):
+    """A set of numbers of kinds as bits; 0: one of them is none below 64."""
+    cdef uint64_t bits = 0
+    for kind in kinds:
+        if not isinstance(kind, int):
+            continue                          # a name: what decoders in Python call it
+        if not 0 <= kind < 64:
+            return 0
+        bits |= <uint64_t>1 << <int>kind
+    return bits
+
+
 cdef inline bint has_bytes(const fos_unit *u) noexcept nogil:
     return u.len and u.kind != FOS_UNIT_GAP
 
@@ -828,7 +840,7 @@ cdef class Window:
             return True
         if self.made is not None:
             return self.made[number].kind in self.kinds
-        return fos_stream_unit(self.stream, number).kind in self.kinds
+        return kind_among(fos_stream_unit(self.stream, number).kind, self.kind_bits, self.kinds)
 
     cdef int build(self) except -1:
         """Find the window's bytes."""
@@ -836,6 +848,7 @@ cdef class Window:
         cdef const uint8_t *bytes
         cdef const uint8_t *block
         cdef fos_unit *u
+        cdef fos_chunk *chunk = NULL
         cdef fos_at at, to
         if self.built:
             return 0
@@ -848,16 +861,18 @@ cdef class Window:
         if self.by_offset:
             at = self.begin
             for i in range(self.first, self.stop):
-                if not self.of_kind(i):
-                    continue
                 if self.made is not None:
+                    if not self.of_kind(i):
+                        continue
                     start, end = self.made[i].start, self.made[i].end
                     if at.off < start:
                         at.off = start
                         at.skip = 0
                     to.off = end
                 else:
-                    u = fos_stream_unit(self.stream, i)
+                    u = fos_stream_walk(self.stream, &chunk, i)
+                    if self.kinds is not None and not kind_among(u.kind, self.kind_bits, self.kinds):
+                        continue
                     if at.off < u.start:
                         at.off = u.start
                         at.skip = 0
@@ -879,7 +894,7 @@ cdef class Window:
                     self.lent.append(data)
                     self.put(<const uint8_t *><const char *>data, len(data), at, NULL, False)
                 continue
-            u = fos_stream_unit(self.stream, i)
+            u = fos_stream_walk(self.stream, &chunk, i)
             if not u.len:
                 continue
             at.skip = 0

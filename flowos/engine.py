@@ -7,7 +7,7 @@ from collections import namedtuple
 from flowos.config import Config
 from flowos.core.engine import BaseEngine
 from flowos.core.errors import UsageError
-from flowos.core.ports import merge_ports, open_port
+from flowos.core.ports import merge_ports, open_pair, open_port
 from flowos.module import RDONLY, RDWR
 from flowos.registry import all_decoders, get_decoder
 
@@ -108,12 +108,12 @@ class Engine(BaseEngine):
     def connect(self, left, right):
         """Stand in line between two ports: what one receives leaves by the other, edited on its way.
 
-        Each is a spec ("packet:eth0") or a `Port` that receives and sends.  The ends are alive, so
+        Each is a spec ("xdp:eth0") or a `Port` that receives and sends.  The ends are alive, so
         edited TCP is kept going on their behalf.  `run` waits for packets; `step` does not.
         """
         if self.packets or self.finished or self._inputs:
             raise UsageError("connect() comes first, before other ports and packets")
-        ports = [open_port(port) for port in (left, right)]
+        ports = open_pair(left, right)
         self._connect(ports)
         self._inputs.extend(ports)
 

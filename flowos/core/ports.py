@@ -2,7 +2,8 @@
 
     path            a capture file, mapped; a compressed one, FIFO or socket is read as it comes
     "-"             standard input
-    "packet:IFACE"  a network interface, through a packet socket
+    "packet:IFACE"  a network interface, through a packet socket, beside the host's own stack
+    "xdp:IFACE"     a network interface, through AF_XDP, instead of the host's own stack; "xdp:IFACE/QUEUE": one queue
     "pipe:NAME"     one end of a pipe in memory; whoever opens that name next gets the other
     a Port          itself
     a list of these one port that merges them by time
@@ -18,8 +19,9 @@ from flowos.core.pipe import open_end
 from flowos.core.port import Port
 from flowos.core.stream_input import compression_of
 from flowos.core.streamport import StreamPort
+from flowos.core.xdpport import XdpPort
 
-__all__ = ["merge_ports", "open_port"]
+__all__ = ["merge_ports", "open_pair", "open_port"]
 
 #: Slots of an input that is read as it comes: units may refer to so many packets before they are released.
 STREAM_SLOTS = 4096
@@ -40,12 +42,11 @@ def open_port(spec):
         return open_several(spec)
     if spec == "-":
         return open_standard_input()
-    if isinstance(spec, str) and spec.startswith("pipe:"):
-        return open_end(spec[len("pipe:"):])
-    if isinstance(spec, str) and spec.startswith("packet:"):
-        return PacketPort(spec[len("packet:"):])
+    kind, colon, name = spec.partition(":") if isinstance(spec, str) else ("", "", "")
+    if colon and kind in LIVE:
+        return LIVE[kind](name)
     if not isinstance(spec, (str, bytes, os.PathLike)):
-        raise UsageError("a port is named by a path, '-', 'packet:IFACE', 'pipe:NAME', a Port or a list of these, "
+        raise UsageError(f"a port is named by a path, '-', {', '.join(map(repr, FORMS))}, a Port or a list of these, "
                          f"not by {spec!r}")
     name = os.fsdecode(spec)
     try:
@@ -61,6 +62,41 @@ def open_port(spec):
     except OSError as error:
         raise CaptureError(f"{name}: {error.strerror}") from error
     return StreamPort(spec, slots=STREAM_SLOTS) if compressed else CapturePort(spec)
+
+
+def open_xdp(name, **options):
+    """Open "IFACE" or "IFACE/QUEUE" through AF_XDP."""
+    interface, slash, queue = name.partition("/")
+    if slash and not queue.isdecimal():
+        raise UsageError(f"xdp:{name}: expected xdp:IFACE or xdp:IFACE/QUEUE, the queue being a number from 0")
+    return XdpPort(interface, queue=int(queue) if slash else None, **options)
+
+
+LIVE = {"packet": PacketPort, "pipe": open_end, "xdp": open_xdp}
+FORMS = ["packet:IFACE", "xdp:IFACE[/QUEUE]", "pipe:NAME"]
+
+
+def open_pair(left, right):
+    """Open two ports that are to be connected; AF_XDP ones share one UMEM.  Where one cannot be opened, none stays open.
+
+    >>> [port.name for port in open_pair("pipe:in", "pipe:out")]
+    ['pipe:in:a', 'pipe:out:a']
+    """
+    specs, ports = (left, right), []
+    names = [spec[4:] for spec in specs if isinstance(spec, str) and spec.startswith("xdp:")]
+    try:
+        if len(names) == 2:
+            arena = XdpPort.arena_for(*(name.partition("/")[0] for name in names))
+            ports.append(open_xdp(names[0], arena=arena))
+            ports.append(open_xdp(names[1], beside=ports[0]))
+        else:
+            for spec in specs:
+                ports.append(open_port(spec))
+    except BaseException:
+        for port in ports:
+            port.close()
+        raise
+    return ports
 
 
 def open_standard_input():

@@ -1,0 +1,134 @@
+"""What a network interface is set to, and setting it: ethtool's ioctls and one netlink question.
+
+No program and no library is needed.  All of it concerns the network namespace of the calling
+thread.  Ports ask before they open, so that what would go wrong silently is refused with the remedy;
+`flowos doctor` asks and sets.
+"""
+import ctypes
+import errno
+import fcntl
+import os
+import socket
+import struct
+
+from flowos.core.errors import CaptureError
+
+__all__ = ["SWITCHES", "channels", "driver", "index_of", "mtu_of", "set_channels", "set_mtu", "set_switch", "switch",
+           "xdp_program"]
+
+SIOCETHTOOL, SIOCGIFMTU, SIOCSIFMTU = 0x8946, 0x8921, 0x8922
+GDRVINFO, GCHANNELS, SCHANNELS, GFLAGS, SFLAGS = 0x03, 0x3c, 0x3d, 0x25, 0x26
+#: Offloads by ethtool's short names: (command that reads, command that sets), or a bit of the flags.
+SWITCHES = {"rx": (0x14, 0x15), "tx": (0x16, 0x17), "sg": (0x18, 0x19), "tso": (0x1e, 0x1f), "gso": (0x23, 0x24),
+            "gro": (0x2b, 0x2c), "txvlan": 1 << 7, "rxvlan": 1 << 8, "lro": 1 << 15}
+RTM_GETLINK, NLM_F_REQUEST, IFLA_XDP, IFLA_XDP_PROG_ID, NESTED = 18, 1, 43, 4, 0x3fff
+
+
+def index_of(name, port=None):
+    """Give an interface's number; CaptureError: there is none of this name here."""
+    try:
+        return socket.if_nametoindex(name)
+    except (OSError, ValueError) as error:
+        raise CaptureError(f"{port or name}: no such network interface") from error
+
+
+def request(name, number, data):
+    """Carry out an interface ioctl on 24 bytes; OSError as the kernel gives it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        return fcntl.ioctl(sock, number, struct.pack("16s24s", name.encode(), data))[16:]
+
+
+def ethtool(name, *words, room=0):
+    """Carry out an ethtool command, 32-bit words followed by zeros; returns its bytes after the call."""
+    data = ctypes.create_string_buffer(struct.pack(f"={len(words)}I", *words), max(4 * len(words), room))
+    request(name, SIOCETHTOOL, struct.pack("P", ctypes.addressof(data)))
+    return data.raw
+
+
+def mtu_of(name):
+    """Give the MTU in bytes."""
+    return struct.unpack_from("i", request(name, SIOCGIFMTU, b""))[0]
+
+
+def set_mtu(name, value):
+    """Set the MTU."""
+    request(name, SIOCSIFMTU, struct.pack("i", value))
+
+
+def switch(name, offload):
+    """Say whether an offload is on; None where the driver has no such thing."""
+    way = SWITCHES[offload]
+    try:
+        if isinstance(way, int):
+            return bool(struct.unpack_from("=I", ethtool(name, GFLAGS, 0), 4)[0] & way)
+        return bool(struct.unpack_from("=I", ethtool(name, way[0], 0), 4)[0])
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):
+            return None
+        raise
+
+
+def set_switch(name, offload, on):
+    """Switch an offload; OSError where the driver does not let it be switched, or it stays as it was."""
+    way = SWITCHES[offload]
+    if isinstance(way, int):
+        flags = struct.unpack_from("=I", ethtool(name, GFLAGS, 0), 4)[0]
+        ethtool(name, SFLAGS, flags | way if on else flags & ~way)
+    else:
+        ethtool(name, way[1], int(on))
+    if switch(name, offload) != bool(on):
+        raise OSError(errno.EOPNOTSUPP, f"{name}: {offload} cannot be switched {'on' if on else 'off'}")
+
+
+def channels(name):
+    """Give (receiving, sending) queues in use, combined ones in both; None where the driver does not say."""
+    try:
+        words = struct.unpack("=9I", ethtool(name, GCHANNELS, room=36))
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            return None
+        raise
+    return words[5] + words[8], words[6] + words[8]
+
+
+def set_channels(name, receiving, sending):
+    """Set the numbers of queues, keeping combined ones combined; OSError where the driver refuses."""
+    words = list(struct.unpack("=9I", ethtool(name, GCHANNELS, room=36)))
+    words[0] = SCHANNELS
+    if words[4]:                              # the driver knows combined ones
+        words[8] = min(receiving, sending)
+    words[5], words[6] = receiving - words[8], sending - words[8]
+    ethtool(name, *words)
+
+
+def driver(name):
+    """Give the driver's name, "" where none is told."""
+    try:
+        return ethtool(name, GDRVINFO, room=196)[4:36].split(b"\0")[0].decode("ascii", "replace")
+    except OSError:
+        return ""
+
+
+def xdp_program(index):
+    """Give the identifier of the XDP program on the interface of this number; 0: none."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as sock:
+        ask = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, 0, 0)
+        sock.send(struct.pack("=IHHII", 16 + len(ask), RTM_GETLINK, NLM_F_REQUEST, 1, 0) + ask)
+        answer = sock.recv(65536)
+    if struct.unpack_from("=H", answer, 4)[0] == 2:       # NLMSG_ERROR
+        code = -struct.unpack_from("=i", answer, 16)[0]
+        raise OSError(code, os.strerror(code))
+    told = dict(attributes(answer[32:]))
+    ident = dict(attributes(told.get(IFLA_XDP, b""))).get(IFLA_XDP_PROG_ID)
+    return struct.unpack("=I", ident)[0] if ident else 0
+
+
+def attributes(data):
+    """Yield the (kind, value) pairs of netlink attributes."""
+    at = 0
+    while at + 4 <= len(data):
+        size, kind = struct.unpack_from("=HH", data, at)
+        if size < 4:
+            return
+        yield kind & NESTED, data[at + 4:at + size]
+        at += (size + 3) & ~3

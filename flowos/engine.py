@@ -308,7 +308,7 @@ class Engine(BaseEngine):
     def run(self):
         """Run until every port has ended and all data was delivered, or `stop` is called; Ctrl-C leaves what was done.
 
-        On connected ports it goes on until it is stopped, and sleeps while nothing comes.
+        On network interfaces it goes on until it is stopped, and sleeps while nothing comes.
 
         What a module raises is raised here, once the delivery under way is complete: running on loses
         and repeats nothing.  With `Config.isolate` it is kept in the attachment's `errors` instead.
@@ -316,9 +316,9 @@ class Engine(BaseEngine):
         if self.config.detect:
             self._load_decoders(None)
         self._stopping = False
-        before = self.packets
+        before, live = self.packets, self.connected or any(port.live for port in self._inputs)
         while self.step() and not self._stopping:
-            if self.connected and before == self.packets:
+            if live and before == self.packets:
                 self._wait()
             before = self.packets
 
@@ -327,7 +327,7 @@ class Engine(BaseEngine):
         self._stopping = True
 
     def _wait(self):
-        """Sleep until a connected port has something or a timer is due; a fifth of a second at most."""
+        """Sleep until a live port has something or a timer is due; a fifth of a second at most."""
         if self._poll is None:
             self._poll = select.poll()
             for port in self._inputs:

@@ -2,7 +2,8 @@
 
     path            a capture file, mapped; a compressed one, FIFO or socket is read as it comes
     "-"             standard input
-    "packet:IFACE"  a network interface, through a packet socket, beside the host's own stack
+    "packet:IFACE"  a network interface, through packet sockets, beside the host's own stack; "packet:IFACE/GROUP": shared
+                    with other ports of that group, each having its connections
     "xdp:IFACE"     a network interface, through AF_XDP, instead of the host's own stack; "xdp:IFACE/QUEUE": one queue
     "pipe:NAME"     one end of a pipe in memory; whoever opens that name next gets the other
     a Port          itself
@@ -11,8 +12,10 @@
 import os
 import stat
 
+from flowos.core.blockport import BlockPort
 from flowos.core.capture import CapturePort
 from flowos.core.errors import CaptureError, UsageError
+from flowos.core.interface import switch
 from flowos.core.merged import MergedPort
 from flowos.core.packetport import PacketPort
 from flowos.core.pipe import open_end
@@ -64,6 +67,24 @@ def open_port(spec):
     return StreamPort(spec, slots=STREAM_SLOTS) if compressed else CapturePort(spec)
 
 
+def open_packet(name):
+    """Open "IFACE" or "IFACE/GROUP" to look on: both ways, in blocks."""
+    interface, slash, group = name.partition("/")
+    if slash and not group.isdecimal():
+        raise UsageError(f"packet:{name}: expected packet:IFACE or packet:IFACE/GROUP, the group being a number from 1")
+    return BlockPort(interface, group=int(group) if slash else None)
+
+
+def open_packet_in_line(name):
+    """Open "IFACE" to stand in line on it: what comes, each frame at once, and a way out."""
+    port = PacketPort(name)
+    if switch(name, "gro"):
+        port.close()
+        raise CaptureError(f"{port.name}: merged segments (GRO) fit no buffer and no link, so in line they would be lost: "
+                           f"`ethtool -K {name} gro off`, or `flowos doctor {name} --fix`")
+    return port
+
+
 def open_xdp(name, **options):
     """Open "IFACE" or "IFACE/QUEUE" through AF_XDP."""
     interface, slash, queue = name.partition("/")
@@ -72,8 +93,8 @@ def open_xdp(name, **options):
     return XdpPort(interface, queue=int(queue) if slash else None, **options)
 
 
-LIVE = {"packet": PacketPort, "pipe": open_end, "xdp": open_xdp}
-FORMS = ["packet:IFACE", "xdp:IFACE[/QUEUE]", "pipe:NAME"]
+LIVE = {"packet": open_packet, "pipe": open_end, "xdp": open_xdp}
+FORMS = ["packet:IFACE[/GROUP]", "xdp:IFACE[/QUEUE]", "pipe:NAME"]
 
 
 def open_pair(left, right):
@@ -91,7 +112,8 @@ def open_pair(left, right):
             ports.append(open_xdp(names[1], beside=ports[0]))
         else:
             for spec in specs:
-                ports.append(open_port(spec))
+                packet = isinstance(spec, str) and spec.startswith("packet:")
+                ports.append(open_packet_in_line(spec[len("packet:"):]) if packet else open_port(spec))
     except BaseException:
         for port in ports:
             port.close()

@@ -106,6 +106,7 @@ cdef class XdpPort(Port):
         make_slots(&self.tx, slots, arena, self.name)
         self.rx.flags = self.tx.flags = FOS_RING_LENT
         self.tx.tail = self.tx.size
+        self.live = True
         self.io.released = 0 - self.rx.size   # all are to go to the kernel
         self.io.quota = (slots + len(queues) - 1) // len(queues)
         try:

@@ -284,7 +284,7 @@ def test_processes_share_an_interface_by_its_queues(netns):
     child.join(10)
     sender.close()
     with inside(far):
-        assert interface.xdp_program(socket.if_nametoindex("far")) == 0
+        assert interface.xdp_attached(socket.if_nametoindex("far")) == (0, False)
 
 
 # ------------------------------------------------------------------------------ the interface's traps
@@ -332,13 +332,13 @@ def test_the_program_goes_with_the_process_however_it_goes(pair):
     assert ours.recv() == "driver"
     with inside(far):
         index = socket.if_nametoindex("far")
-        assert interface.xdp_program(index)
+        assert interface.xdp_attached(index)[0]
         os.kill(child.pid, signal.SIGKILL)
         child.join()
         end = time.monotonic() + 5
-        while interface.xdp_program(index) and time.monotonic() < end:
+        while interface.xdp_attached(index)[0] and time.monotonic() < end:
             time.sleep(0.01)
-        assert interface.xdp_program(index) == 0
+        assert interface.xdp_attached(index) == (0, False)
     open_end(slots=16).close()
 
 

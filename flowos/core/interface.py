@@ -4,6 +4,7 @@ No program and no library is needed.  All of it concerns the network namespace o
 thread.  Ports ask before they open, so that what would go wrong silently is refused with the remedy;
 `flowos doctor` asks and sets.
 """
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -13,15 +14,16 @@ import struct
 
 from flowos.core.errors import CaptureError
 
-__all__ = ["SWITCHES", "channels", "driver", "index_of", "mtu_of", "set_channels", "set_mtu", "set_switch", "switch",
-           "xdp_program"]
+__all__ = ["SWITCHES", "bring_up", "channels", "driver", "index_of", "is_up", "mtu_of", "set_channels", "set_mtu",
+           "set_switch", "switch", "without_addresses", "xdp_attached"]
 
-SIOCETHTOOL, SIOCGIFMTU, SIOCSIFMTU = 0x8946, 0x8921, 0x8922
+SIOCETHTOOL, SIOCGIFMTU, SIOCSIFMTU, SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8946, 0x8921, 0x8922, 0x8913, 0x8914, 1
 GDRVINFO, GCHANNELS, SCHANNELS, GFLAGS, SFLAGS = 0x03, 0x3c, 0x3d, 0x25, 0x26
 #: Offloads by ethtool's short names: (command that reads, command that sets), or a bit of the flags.
 SWITCHES = {"rx": (0x14, 0x15), "tx": (0x16, 0x17), "sg": (0x18, 0x19), "tso": (0x1e, 0x1f), "gso": (0x23, 0x24),
             "gro": (0x2b, 0x2c), "txvlan": 1 << 7, "rxvlan": 1 << 8, "lro": 1 << 15}
-RTM_GETLINK, NLM_F_REQUEST, IFLA_XDP, IFLA_XDP_PROG_ID, NESTED = 18, 1, 43, 4, 0x3fff
+RTM_GETLINK, NLM_F_REQUEST, IFLA_XDP, IFLA_XDP_ATTACHED, IFLA_XDP_PROG_ID, NESTED = 18, 1, 43, 2, 4, 0x3fff
+XDP_GENERIC = 2                     # of XDP_ATTACHED_*
 
 
 def index_of(name, port=None):
@@ -53,6 +55,23 @@ def mtu_of(name):
 def set_mtu(name, value):
     """Set the MTU."""
     request(name, SIOCSIFMTU, struct.pack("i", value))
+
+
+def is_up(name):
+    """Say whether an interface is up."""
+    return bool(struct.unpack_from("H", request(name, SIOCGIFFLAGS, b""))[0] & IFF_UP)
+
+
+def bring_up(name):
+    """Set an interface up."""
+    flags = struct.unpack_from("H", request(name, SIOCGIFFLAGS, b""))[0]
+    request(name, SIOCSIFFLAGS, struct.pack("H", flags | IFF_UP))
+
+
+def without_addresses(name):
+    """Keep an interface, before it is up, from giving itself IPv6 addresses and talking about them."""
+    with contextlib.suppress(OSError), open(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6", "w") as file:
+        file.write("1")
 
 
 def switch(name, offload):
@@ -109,8 +128,8 @@ def driver(name):
         return ""
 
 
-def xdp_program(index):
-    """Give the identifier of the XDP program on the interface of this number; 0: none."""
+def xdp_attached(index):
+    """Give (identifier, generic) of the XDP program on the interface of this number; (0, False): none."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as sock:
         ask = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, 0, 0)
         sock.send(struct.pack("=IHHII", 16 + len(ask), RTM_GETLINK, NLM_F_REQUEST, 1, 0) + ask)
@@ -118,9 +137,9 @@ def xdp_program(index):
     if struct.unpack_from("=H", answer, 4)[0] == 2:       # NLMSG_ERROR
         code = -struct.unpack_from("=i", answer, 16)[0]
         raise OSError(code, os.strerror(code))
-    told = dict(attributes(answer[32:]))
-    ident = dict(attributes(told.get(IFLA_XDP, b""))).get(IFLA_XDP_PROG_ID)
-    return struct.unpack("=I", ident)[0] if ident else 0
+    told = dict(attributes(dict(attributes(answer[32:])).get(IFLA_XDP, b"")))
+    ident = told.get(IFLA_XDP_PROG_ID)
+    return struct.unpack("=I", ident)[0] if ident else 0, told.get(IFLA_XDP_ATTACHED) == bytes([XDP_GENERIC])
 
 
 def attributes(data):

@@ -5,6 +5,8 @@
     "packet:IFACE"  a network interface, through packet sockets, beside the host's own stack; "packet:IFACE/GROUP": shared
                     with other ports of that group, each having its connections
     "xdp:IFACE"     a network interface, through AF_XDP, instead of the host's own stack; "xdp:IFACE/QUEUE": one queue
+    "host:IFACE"    what the host's own stack sends and receives on that interface
+    "tap:NAME"      a network interface of this host that is made for it
     "pipe:NAME"     one end of a pipe in memory; whoever opens that name next gets the other
     a Port          itself
     a list of these one port that merges them by time
@@ -15,6 +17,7 @@ import stat
 from flowos.core.blockport import BlockPort
 from flowos.core.capture import CapturePort
 from flowos.core.errors import CaptureError, UsageError
+from flowos.core.hostport import HostPort
 from flowos.core.interface import switch
 from flowos.core.merged import MergedPort
 from flowos.core.packetport import PacketPort
@@ -22,6 +25,7 @@ from flowos.core.pipe import open_end
 from flowos.core.port import Port
 from flowos.core.stream_input import compression_of
 from flowos.core.streamport import StreamPort
+from flowos.core.tapport import TapPort
 from flowos.core.xdpport import XdpPort
 
 __all__ = ["merge_ports", "open_pair", "open_port"]
@@ -93,8 +97,8 @@ def open_xdp(name, **options):
     return XdpPort(interface, queue=int(queue) if slash else None, **options)
 
 
-LIVE = {"packet": open_packet, "pipe": open_end, "xdp": open_xdp}
-FORMS = ["packet:IFACE[/GROUP]", "xdp:IFACE[/QUEUE]", "pipe:NAME"]
+LIVE = {"host": HostPort, "packet": open_packet, "pipe": open_end, "tap": TapPort, "xdp": open_xdp}
+FORMS = ["packet:IFACE[/GROUP]", "xdp:IFACE[/QUEUE]", "host:IFACE", "tap:NAME", "pipe:NAME"]
 
 
 def open_pair(left, right):

@@ -21,7 +21,7 @@ from flowos.core.arena cimport Arena, fos_arena_give
 from flowos.core.port cimport Port
 from flowos.core.ring cimport FOS_NO_BUFFER, FOS_RING_LENT, Ring, fos_ring, fos_ring_slot, free_slots, make_slots, ring_over
 from flowos.core.errors import CaptureError, UsageError
-from flowos.core.interface import channels, driver, index_of, mtu_of, switch, xdp_program
+from flowos.core.interface import channels, driver, index_of, mtu_of, switch, xdp_attached
 
 __all__ = ["XdpPort"]
 
@@ -210,7 +210,7 @@ cdef class XdpPort(Port):
     def attach(self, mode):
         """Put the program on the interface, or join the one that another port of ours put there."""
         cdef int failed
-        there = xdp_program(self.index)
+        there, _generic = xdp_attached(self.index)
         if there and fos_xdp_join(&self.program, there) == 0:
             self.mode = "joined"
             return

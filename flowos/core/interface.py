@@ -14,15 +14,16 @@ import struct
 
 from flowos.core.errors import CaptureError
 
-__all__ = ["SWITCHES", "bring_up", "channels", "driver", "index_of", "is_up", "mtu_of", "set_channels", "set_mtu",
-           "set_switch", "switch", "without_addresses", "xdp_attached"]
+__all__ = ["SWITCHES", "bring_up", "channels", "driver", "features", "index_of", "is_up", "mtu_of", "other_end", "set_channels",
+           "set_features", "set_mtu", "set_switch", "switch", "without_addresses", "xdp_attached"]
 
 SIOCETHTOOL, SIOCGIFMTU, SIOCSIFMTU, SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8946, 0x8921, 0x8922, 0x8913, 0x8914, 1
-GDRVINFO, GCHANNELS, SCHANNELS, GFLAGS, SFLAGS = 0x03, 0x3c, 0x3d, 0x25, 0x26
+GDRVINFO, GCHANNELS, SCHANNELS, GFLAGS, SFLAGS, GFEATURES, SFEATURES = 0x03, 0x3c, 0x3d, 0x25, 0x26, 0x3a, 0x3b
 #: Offloads by ethtool's short names: (command that reads, command that sets), or a bit of the flags.
 SWITCHES = {"rx": (0x14, 0x15), "tx": (0x16, 0x17), "sg": (0x18, 0x19), "tso": (0x1e, 0x1f), "gso": (0x23, 0x24),
             "gro": (0x2b, 0x2c), "txvlan": 1 << 7, "rxvlan": 1 << 8, "lro": 1 << 15}
 RTM_GETLINK, NLM_F_REQUEST, IFLA_XDP, IFLA_XDP_ATTACHED, IFLA_XDP_PROG_ID, NESTED = 18, 1, 43, 2, 4, 0x3fff
+IFLA_LINK, IFLA_LINK_NETNSID = 5, 37
 XDP_GENERIC = 2                     # of XDP_ATTACHED_*
 
 
@@ -99,6 +100,23 @@ def set_switch(name, offload, on):
         raise OSError(errno.EOPNOTSUPP, f"{name}: {offload} cannot be switched {'on' if on else 'off'}")
 
 
+def feature_words(name):
+    """List the kernel's words of 32 features: (may be switched, wanted, on, never switched)."""
+    data = ethtool(name, GFEATURES, 8, room=8 + 16 * 8)
+    return [struct.unpack_from("=4I", data, 8 + 16 * i) for i in range(struct.unpack_from("=I", data, 4)[0])]
+
+
+def features(name):
+    """List, in words of 32 bits, which of all of an interface's offloads are wanted: what `set_features` takes."""
+    return [wanted & may for may, wanted, _on, _never in feature_words(name)]
+
+
+def set_features(name, wanted):
+    """Want just these offloads, of those that may be switched: what `features` gave comes back exactly."""
+    words = [word for (may, *_), want in zip(feature_words(name), wanted, strict=True) for word in (may, want)]
+    ethtool(name, SFEATURES, len(wanted), *words)
+
+
 def channels(name):
     """Give (receiving, sending) queues in use, combined ones in both; None where the driver does not say."""
     try:
@@ -128,8 +146,19 @@ def driver(name):
         return ""
 
 
-def xdp_attached(index):
-    """Give (identifier, generic) of the XDP program on the interface of this number; (0, False): none."""
+def other_end(name, index):
+    """Give the name of a veth's other end where that is in this namespace too, else None."""
+    if driver(name) != "veth":
+        return None
+    with contextlib.suppress(OSError):
+        peer = struct.unpack_from("=i", link_attributes(index).get(IFLA_LINK, b"\0\0\0\0"))[0]
+        if peer and IFLA_LINK_NETNSID not in link_attributes(index):
+            return socket.if_indextoname(peer)
+    return None
+
+
+def link_attributes(index):
+    """Ask for the netlink attributes of the interface of this number, {kind: value}."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as sock:
         ask = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, 0, 0)
         sock.send(struct.pack("=IHHII", 16 + len(ask), RTM_GETLINK, NLM_F_REQUEST, 1, 0) + ask)
@@ -137,7 +166,12 @@ def xdp_attached(index):
     if struct.unpack_from("=H", answer, 4)[0] == 2:       # NLMSG_ERROR
         code = -struct.unpack_from("=i", answer, 16)[0]
         raise OSError(code, os.strerror(code))
-    told = dict(attributes(dict(attributes(answer[32:])).get(IFLA_XDP, b"")))
+    return dict(attributes(answer[32:]))
+
+
+def xdp_attached(index):
+    """Give (identifier, generic) of the XDP program on the interface of this number; (0, False): none."""
+    told = dict(attributes(link_attributes(index).get(IFLA_XDP, b"")))
     ident = told.get(IFLA_XDP_PROG_ID)
     return struct.unpack("=I", ident)[0] if ident else 0, told.get(IFLA_XDP_ATTACHED) == bytes([XDP_GENERIC])
 

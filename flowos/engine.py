@@ -9,7 +9,7 @@ from collections import namedtuple
 from flowos.config import Config
 from flowos.core.engine import BaseEngine
 from flowos.core.errors import UsageError
-from flowos.core.ports import merge_ports, open_port
+from flowos.core.ports import merge_ports, open_pair, open_port
 from flowos.module import RDONLY, RDWR
 from flowos.registry import all_decoders, get_decoder
 
@@ -123,12 +123,12 @@ class Engine(BaseEngine):
     def connect(self, left, right):
         """Stand in line between two ports: what one receives leaves by the other, edited on its way.
 
-        Each is a spec ("packet:eth0") or a `Port` that receives and sends.  The ends are alive, so
+        Each is a spec ("xdp:eth0") or a `Port` that receives and sends.  The ends are alive, so
         edited TCP is kept going on their behalf.  `run` waits for packets; `step` does not.
         """
         if self.packets or self.finished or self._inputs:
             raise UsageError("connect() comes first, before other ports and packets")
-        ports = [open_port(port) for port in (left, right)]
+        ports = open_pair(left, right)
         self._connect(ports)
         self._inputs.extend(ports)
 
@@ -340,7 +340,7 @@ class Engine(BaseEngine):
     def run(self):
         """Run until every port has ended and all data was delivered, or `stop` is called; Ctrl-C leaves what was done.
 
-        On connected ports it goes on until it is stopped, and sleeps while nothing comes.
+        On network interfaces it goes on until it is stopped, and sleeps while nothing comes.
 
         What a module raises is raised here, once the delivery under way is complete: running on loses
         and repeats nothing.  With `Config.isolate` it is kept in the attachment's `errors` instead.
@@ -348,9 +348,9 @@ class Engine(BaseEngine):
         if self.config.detect:
             self._load_decoders(None)
         self._stopping = False
-        before = self.packets
+        before, live = self.packets, self.connected or any(port.live for port in self._inputs)
         while self.step() and not self._stopping:
-            if self.connected and before == self.packets:
+            if live and before == self.packets:
                 self._wait()
             before = self.packets
 
@@ -359,7 +359,7 @@ class Engine(BaseEngine):
         self._stopping = True
 
     def _wait(self):
-        """Sleep until a connected port has something or a timer is due; a fifth of a second at most."""
+        """Sleep until a live port has something or a timer is due; a fifth of a second at most."""
         if self._poll is None:
             self._poll = select.poll()
             for port in self._inputs:

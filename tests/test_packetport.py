@@ -183,7 +183,7 @@ def test_buffers_hold_the_mtu(netns):
     with inside(near):
         sock = raw_socket("near")
     with inside(far):
-        port = open_port("packet:far")
+        port = PacketPort("far")
     with port, sock:
         assert (port.name, port.arena.buffer_size) == ("packet:far", 16384)
         frame, = frames_of(1, 9014)

@@ -4,7 +4,7 @@
     port 1:  held ............................| next --+-- heap of next packets --> merged ring
     port 2:  ..                                        |
 
-Slots are copied, frames are not: unless frames stay anyway, a port's slot is kept until the
+What is live is not waited for: its packets are merged as they come.  Slots are copied, frames are not: unless frames stay anyway, a port's slot is kept until the
 merged one is released.  `iface` becomes the number of the port.  Packets of one port keep their
 order, even where its times go backwards; among equal times the port named first comes first.
 """
@@ -42,7 +42,7 @@ cdef class MergedPort(Port):
         self.origin = <uint16_t *> calloc(self.rx.size, sizeof(uint16_t))
         if not (self.sources and self.rings and self.heap and self.lacking and self.origin):
             raise MemoryError(f"{self.name}: no memory for {self.count} ports")
-        self.stable = True
+        self.stable = self.live = True
         for number in range(self.count):
             port = self.ports[number]
             if port.rx.size == 0:
@@ -51,6 +51,7 @@ cdef class MergedPort(Port):
             self.rings[number] = &port.rx
             self.lacking[number] = number
             self.stable = self.stable and port.stable
+            self.live = self.live and port.live
         self.lacking_count = self.count
 
     def __dealloc__(self):
@@ -98,19 +99,21 @@ cdef class MergedPort(Port):
             self.released += 1
 
     cdef bint ask(self) except -1 nogil:
-        """Find the next packet of each port that lacks one; return whether all are known or ended."""
+        """Find the next packet of each port that lacks one; return whether all that are waited for are known or ended."""
         cdef uint32_t i = 0, number
+        cdef bint known = True
         while i < self.lacking_count:
             number = self.lacking[i]
             (<Port> self.sources[number]).rxsync()
             if self.rings[number].cur == self.rings[number].tail and not (<Port> self.sources[number]).ended:
+                known = known and (<Port> self.sources[number]).live
                 i += 1
                 continue
             self.lacking_count -= 1
             self.lacking[i] = self.lacking[self.lacking_count]
             if self.rings[number].cur != self.rings[number].tail:
                 self.push(number)
-        return self.lacking_count == 0
+        return known
 
     cdef int rxsync(self) except -1 nogil:
         cdef fos_ring *ring = &self.rx
@@ -125,7 +128,7 @@ cdef class MergedPort(Port):
             if self.lacking_count and not self.ask():
                 break
             if self.waiting == 0:
-                self.ended = True
+                self.ended = self.lacking_count == 0
                 break
             number = self.heap[0]
             source = self.rings[number]

@@ -17,8 +17,7 @@
 #include <sys/uio.h>
 #include <time.h>
 
-#include "parse.h"
-#include "repack.h"
+#include "partial.h"
 #include "ring.h"
 
 enum { FOS_PACKET_BATCH = 64, FOS_PACKET_TAG = 4 };
@@ -37,17 +36,6 @@ typedef struct fos_packet_io {
     uint64_t received, too_long, tags, completed;
     uint64_t transmitted, refused_long, refused_full, refused_down, refused;
 } fos_packet_io;
-
-/* Make the transport checksum of a frame that its sender left to a network card. */
-FOS_NOINLINE void fos_packet_complete(fos_packet_io *io, uint8_t *frame, uint32_t len) {
-    fos_pkt packets[FOS_MAX_LAYERS];
-    int n = fos_parse_frame(&io->parser, frame, len, len, io->link, 0, 0, 0, packets);
-    if (n == 0) return;
-    const fos_pkt *p = &packets[n - 1];       /* the card would have done the innermost */
-    if (p->flags & FOS_PKT_BAD || p->paycap < p->paylen) return;
-    fos_make_checksum(frame, p->l3, p->l4, p->payload + p->paylen - p->l4);
-    io->completed++;
-}
 
 /* Read what the kernel says beside a frame, and make the frame whole with it. */
 static void fos_packet_finish(fos_packet_io *io, struct msghdr *message, fos_slot *slot) {
@@ -77,7 +65,8 @@ static void fos_packet_finish(fos_packet_io *io, struct msghdr *message, fos_slo
         clock_gettime(CLOCK_REALTIME, &t);
         slot->ts = (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
     }
-    if (FOS_UNLIKELY(status & TP_STATUS_CSUMNOTREADY)) fos_packet_complete(io, frame, slot->len);
+    if (FOS_UNLIKELY(status & TP_STATUS_CSUMNOTREADY))
+        io->completed += (uint64_t)fos_partial_complete(&io->parser, frame, slot->len, io->link);
     slot->wire = slot->len;
     slot->link = io->link;
     slot->iface = 0;

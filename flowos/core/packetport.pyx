@@ -18,6 +18,7 @@ from flowos.core.arena cimport Arena
 from flowos.core.port cimport Port
 from flowos.core.ring cimport Ring, fos_ring, free_slots, make_slots, ring_over
 from flowos.core.errors import CaptureError, UsageError
+from flowos.core.interface import index_of
 
 __all__ = ["PacketPort"]
 
@@ -64,7 +65,7 @@ cdef class PacketPort(Port):
     def __cinit__(self, interface, slots=512, Arena arena=None, promiscuous=True, outgoing=False):
         self.name = f"packet:{interface}"
         self.interface = interface
-        self.index = self.index_of_interface()
+        self.index = index_of(interface, self.name)
         self.io = <fos_packet_io *> calloc(1, sizeof(fos_packet_io))
         if self.io == NULL:
             raise MemoryError(f"{self.name}: no memory")
@@ -85,18 +86,12 @@ cdef class PacketPort(Port):
         make_slots(&self.rx, slots, arena, self.name)
         make_slots(&self.tx, slots, arena, self.name)
         self.tx.tail = self.tx.size
+        self.live = True
 
     def __dealloc__(self):
         free_slots(&self.rx, self.arena)
         free_slots(&self.tx, self.arena)
         free(self.io)
-
-    def index_of_interface(self):
-        """Give the interface's number, or raise CaptureError."""
-        try:
-            return socket.if_nametoindex(self.interface)
-        except (OSError, ValueError) as error:
-            raise CaptureError(f"{self.name}: no such network interface") from error
 
     def open_socket(self, promiscuous, outgoing):
         """Set the socket up and bind it; only then do frames come."""

@@ -8,6 +8,7 @@ cdef class Port:
     cdef readonly bint stable       # frames stay where they are for as long as the port object lives
     cdef readonly bint ended        # no packet will come any more; those in the ring are still there
     cdef readonly bint closed
+    cdef readonly bint live         # packets come as they happen: none now does not mean that one is late
 
     cdef int make_ring(self, fos_ring *ring, object slots) except -1
     cdef Ring show(self, fos_ring *ring)

@@ -29,6 +29,10 @@ enum {
     FOS_SLOT_NO_TIME = 2u,    /* the record carries no time of its own (pcapng simple packet) */
 };
 
+enum {
+    FOS_RING_LENT = 1u,       /* slots that are not held own no buffer: the kernel has it (AF_XDP) */
+};
+
 typedef struct fos_slot {
     const uint8_t *ptr;       /* first byte of the frame.  RX: written by the port; TX: by the user */
     int64_t ts;               /* nanoseconds since the epoch */
@@ -50,7 +54,7 @@ typedef struct fos_ring {
     uint32_t head;            /* user */
     uint32_t cur;             /* user */
     uint32_t tail;            /* port */
-    uint32_t flags;
+    uint32_t flags;           /* FOS_RING_*; written once */
 } fos_ring;
 
 FOS_INLINE uint32_t fos_ring_avail(const fos_ring *r) {

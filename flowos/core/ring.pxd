@@ -10,6 +10,7 @@ cdef extern from "ring.h" nogil:
     enum:
         FOS_SLOT_CHANGED
         FOS_SLOT_NO_TIME
+        FOS_RING_LENT
 
     ctypedef struct fos_slot:
         const uint8_t *ptr

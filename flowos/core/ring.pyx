@@ -14,7 +14,7 @@ from flowos.core.errors import LimitError, StaleError, UsageError
 __all__ = ["Ring", "Slot"]
 
 INVARIANTS = {1: "the size is a power of two", 2: "no more slots are held than there are",
-              3: "cur lies in [head, tail]", 4: "each slot owns a buffer of its own", 5: "slots point to their buffers"}
+              3: "cur lies in [head, tail]", 4: "each slot owns a buffer of its own", 5: "slots point into their buffers"}
 
 
 cdef int make_slots(fos_ring *ring, object slots, Arena arena, str name) except -1:
@@ -183,16 +183,22 @@ cdef class Ring:
 
     def _check(self):
         """Raise AssertionError where an invariant is broken."""
-        cdef uint32_t i
+        cdef uint32_t i, count = self.c.size
+        cdef fos_slot *slot
         cdef int broken = fos_ring_check(self.c)
         if not broken and self.arena is not None:
-            owned = {self.c.slots[i].buffer for i in range(self.c.size)}
-            if len(owned) != self.c.size or any(
-                    buffer >= self.arena.c.count or not self.arena.c.taken[<uint32_t> buffer] for buffer in owned):
-                broken = 4
-            for i in range(self.c.size):
-                if self.c.slots[i].ptr != fos_arena_buffer(&self.arena.c, self.c.slots[i].buffer):
+            if self.c.flags & FOS_RING_LENT:
+                count = self.c.tail - self.c.head
+            seen = set()
+            for i in range(count):
+                slot = fos_ring_slot(self.c, self.c.head + i)
+                seen.add(slot.buffer)
+                if slot.buffer >= self.arena.c.count or not self.arena.c.taken[slot.buffer]:
+                    broken = 4
+                elif <size_t> (slot.ptr - fos_arena_buffer(&self.arena.c, slot.buffer)) >= self.c.buffer_size:
                     broken = broken or 5
+            if len(seen) != count:
+                broken = 4
         assert broken == 0, f"broken invariant of {self!r}: {INVARIANTS[broken]}"
 
     def __repr__(self):
@@ -223,11 +229,27 @@ cdef class Slot:
         cdef const unsigned char[::1] view = value
         if slot.buffer == FOS_NO_BUFFER:
             raise UsageError("the slot has no buffer of its own to write to")
-        if view.shape[0] > self.ring.c.buffer_size:
-            raise UsageError(f"{view.shape[0]} bytes; the buffer holds {self.ring.c.buffer_size}")
+        room = self.ring.c.buffer_size
+        if self.ring.c.arena != NULL:         # a received frame may begin behind a headroom
+            room -= (slot.ptr - self.ring.c.arena) % self.ring.c.buffer_size
+        if view.shape[0] > room:
+            raise UsageError(f"{view.shape[0]} bytes; the buffer holds {room}")
         if view.shape[0]:
             memcpy(<void *> slot.ptr, &view[0], view.shape[0])
         slot.len = slot.wire = <uint32_t> view.shape[0]
+
+    def take(self, Slot other):
+        """Swap buffers with another held slot and take over its length, time and link: forwarding without a copy.
+
+        UsageError: the slots are of rings on different arenas or none.  Source: D3.2 section 4.1.6.
+        """
+        cdef fos_slot *mine = self.held()
+        cdef fos_slot *theirs = other.held()
+        if self.ring.arena is None or other.ring.arena is not self.ring.arena:
+            raise UsageError("slots are swapped between rings on one arena")
+        if mine != theirs:
+            fos_slot_swap(mine, theirs)
+            mine.len, mine.wire, mine.ts, mine.link = theirs.len, theirs.wire, theirs.ts, theirs.link
 
     @property
     def address(self):

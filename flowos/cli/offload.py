@@ -109,7 +109,7 @@ class Source:
             self.bins = lambda progress: generated(profile, seed, self.duration, int(scales[0]), progress)
             return
         for name in ("set", "duration", "seed"):
-            if getattr(arguments, name):
+            if getattr(arguments, name) not in (None, []):
                 raise UsageFault(f"offload: --{name} is of generated traffic: expected --generate")
         if not arguments.inputs:
             raise UsageFault("offload: no input: expected captures, or --generate")
@@ -187,6 +187,8 @@ def run(arguments):
     if arguments.changes is not None and chosen is None:
         raise UsageFault("offload: --changes are TFO's: expected it among --strategy")
     warm = source.warm if arguments.warm is None else arguments.warm
+    if source.duration is not None and source.duration < warm + scales[0]:
+        raise UsageFault(f"offload: --duration {source.duration}: nothing would be counted after {warm:g} s of warming up (--warm)")
     evaluation = Evaluation(contestants, max(ns), source.room, scales, int(-(-warm // scales[0])))
     with contextlib.ExitStack() as open_files:
         if arguments.changes is not None:

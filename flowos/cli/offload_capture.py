@@ -50,7 +50,9 @@ class Flat:
         for length, bits in ((length4, 32), (length6, 128)):
             if not 0 <= length <= bits:
                 raise UsageError(f"--aggregate: a length of {length}, expected 0 to {bits}")
-        self.table, self.lengths, self.room = PrefixTable(most=min(most, MOST)), {4: length4, 6: length6}, most
+        if not 1 <= most <= MOST:
+            raise UsageError(f"--prefixes: got {most}, expected 1 to {MOST}")
+        self.table, self.lengths, self.room = PrefixTable(most=most), {4: length4, 6: length6}, most
 
     def id(self, address):
         """Give the id of the address's prefix, or -1."""

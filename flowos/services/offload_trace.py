@@ -21,9 +21,10 @@ from flowos import UsageError
 class Profile(NamedTuple):
     """What traffic is like.  Times in seconds, rates per second.
 
-    `prefixes` may have traffic, and ranks beyond a few times `cut` hardly have flows; `packets` is the mean rate of all.  `flow` is the mean number
-    of packets of a flow, `tail` its Pareto exponent, `longest` its most packets; `speed` is the
-    median rate of a flow and `spread` the standard deviation of its logarithm.  Each hour `churn` of
+    `prefixes` may have traffic, and ranks beyond a few times `cut` hardly have flows; `packets` is the
+    mean rate of all.  `flow` is the mean number of packets of a flow, `tail` its Pareto exponent,
+    `longest` its most packets; `speed` is the median rate of a flow and `spread` the standard
+    deviation of its logarithm.  Each hour `churn` of
     the prefixes swap their popularity with others, of ranks up to `reach` times as low.  `swing`
     is the day's amplitude, a share of the mean.  `crowds` come per hour; each begins with the share
     `crowd_share` of all new flows and fades with the time constant `crowd_time`.  `strays` is the share
@@ -72,11 +73,11 @@ class Profile(NamedTuple):
 
 #: What §2.4.1 describes.  The IXP's packets are the samples, 1 in 2**14.
 PROFILES = {
-    "isp": Profile(prefixes=200_000, zipf=0.95, flat=1, cut=1_700, packets=42_500, flow=20, tail=1.3, speed=10,
+    "isp": Profile(prefixes=200_000, zipf=1.0, flat=1, cut=2_700, packets=42_500, flow=7, tail=1.3, speed=30,
                    strays=0.004, swing=0.5),
     "mawi": Profile(prefixes=600_000, zipf=1.0, flat=1, cut=20_000, packets=30_000, flow=40, tail=1.4, speed=30,
                     strays=0.05, swing=0.3),
-    "ixp": Profile(prefixes=300_000, zipf=1.05, flat=20, cut=8_000, packets=9_500, flow=1.1, tail=2.5, speed=30,
+    "ixp": Profile(prefixes=300_000, zipf=1.05, flat=20, cut=8_000, packets=8_500, flow=1.1, tail=2.5, speed=30,
                    strays=0.05, swing=0.4),
 }
 
@@ -100,7 +101,7 @@ class Trace:
 
     >>> trace = Trace(Profile(prefixes=1000, packets=500.0), seed=7)
     >>> second = next(trace)
-    >>> second.dtype, 0 <= second.min() <= second.max() < 1000
+    >>> second.dtype, bool(0 <= second.min() <= second.max() < 1000)
     (dtype('int32'), True)
     """
 

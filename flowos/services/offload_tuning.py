@@ -27,13 +27,12 @@ class Tuner:
     `factor` is the one to use now.  A step costs as much as TFO's steps 2 to 4 for each factor of the
     grid.  UsageError: an argument out of range.
 
-    >>> counts = np.array([4, 5, 0])
     >>> dear, cheap = Tuner(1, price=1000), Tuner(1, price=0)
-    >>> for tuner in (dear, cheap):
-    ...     for now in range(9):                   # two prefixes that take turns to be first, by little
-    ...         recent = np.roll(counts[:2], now)
-    ...         _ = tuner.step(recent, np.argsort(-recent)[:1], recent)
-    >>> dear.factor > 5 / 4 >= cheap.factor
+    >>> for bin in range(24):                      # two prefixes that take turns to be first, by little
+    ...     counts = np.roll([40, 50], bin // 3)
+    ...     for tuner in (dear, cheap):
+    ...         _ = tuner.step(counts, np.argsort(-counts)[:1], counts)
+    >>> dear.factor > 50 / 40 >= cheap.factor
     True
     """
 

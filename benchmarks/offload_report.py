@@ -215,7 +215,7 @@ def tables(result):
 def profiles(result):
     """Write the table of what the generated traces are made of."""
     fields = list(result["profiles"]["isp"])
-    return table(["", *NAMES.values()], [[f"`{field}`", *(f"{result['profiles'][name][field]:,g}" for name in NAMES)] for field in fields])
+    return table(["", *NAMES.values()], [[f"`{field}`", *(f"{result['profiles'][name][field]:,.12g}" for name in NAMES)] for field in fields])
 
 
 def factors(rows):

@@ -50,7 +50,7 @@ NOTHING = np.empty(0, np.int32)
 
 
 def ranking(rates, most):
-    """Give the ids of the `most` highest rates above 0, the highest first, the lower id where they tie.
+    """Give the ids of the `most` (from 1) highest rates above 0, the highest first, the lower id where they tie.
 
     O(ids + most log most).
 
@@ -112,7 +112,7 @@ def worthwhile(additions, removals, recent, factor):
 
 
 def advance(installed, wanted, recent, n, factor, most_changes=None):
-    """Do steps 2 to 4 for candidates that are known; give the Round.
+    """Do steps 2 to 4 for candidates that are known, n at most; give the Round.
 
     Free entries are filled without a pair.  More entries than n lose the surplus, the least
     traffic first.  `most_changes` bounds the additions of a round; the best come first.
@@ -120,8 +120,6 @@ def advance(installed, wanted, recent, n, factor, most_changes=None):
     additions, removals = ordered(*difference(installed, wanted), recent)
     surplus = max(0, len(installed) - n)
     free = max(0, n - len(installed))
-    if surplus > len(removals):                   # a candidate may have to go as well
-        removals = np.concatenate([removals, ordered(NOTHING, np.intersect1d(installed, wanted), recent)[1]])
     pairs = worthwhile(additions[free:], removals[surplus:], recent, factor)
     added, removed = additions[:free + pairs], removals[:surplus + pairs]
     if most_changes is not None and len(added) > most_changes:

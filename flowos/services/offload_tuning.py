@@ -18,7 +18,7 @@ from flowos import UsageError
 from .offload import advance, check_limits
 
 #: From "any gain pays" to "next to nothing does".
-FACTORS = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 20.0, 50.0)
+FACTORS = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 20.0, 50.0, 200.0, 1000.0)
 
 
 class Tuner:

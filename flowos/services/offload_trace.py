@@ -73,12 +73,12 @@ class Profile(NamedTuple):
 
 #: What §2.4.1 describes.  The IXP's packets are the samples, 1 in 2**14.
 PROFILES = {
-    "isp": Profile(prefixes=200_000, zipf=1.0, flat=1, cut=2_700, packets=42_500, flow=7, tail=1.3, speed=30,
+    "isp": Profile(prefixes=200_000, zipf=1.0, flat=1, cut=2_700, packets=43_000, flow=7, tail=1.3, speed=30,
                    strays=0.004, swing=0.5),
     "mawi": Profile(prefixes=600_000, zipf=1.0, flat=1, cut=20_000, packets=30_000, flow=40, tail=1.4, speed=30,
                     strays=0.05, swing=0.3),
-    "ixp": Profile(prefixes=300_000, zipf=1.05, flat=20, cut=8_000, packets=8_500, flow=1.1, tail=2.5, speed=30,
-                   strays=0.05, swing=0.4),
+    "ixp": Profile(prefixes=300_000, zipf=1.05, flat=20, cut=7_500, packets=9_500, flow=1.1, tail=2.5, speed=30,
+                   strays=0.045, swing=0.4),
 }
 
 
@@ -137,10 +137,11 @@ class Trace:
         self.left = np.ceil(size[chosen] * self.rng.random(len(chosen)))    # somewhere between beginning and end
 
     def draw(self, count):
-        """Draw flows: prefixes, sizes in packets, packets per second."""
+        """Draw flows: prefixes, sizes in packets (some may be 0 where the mean is near 1), packets per second."""
         p, rng = self.profile, self.rng
         rank = np.searchsorted(self.ranks, rng.random(count))
-        size = np.minimum(np.ceil(self.least * rng.random(count) ** (-1 / p.tail)), p.longest)
+        size = np.minimum(self.least * (1 - rng.random(count)) ** (-1 / p.tail), p.longest)
+        size = np.floor(size + rng.random(count))     # up or down at random, so that the mean stays
         return self.prefix_at[rank], size, p.speed * np.exp(p.spread * rng.standard_normal(count))
 
     def drift(self):

@@ -1,15 +1,14 @@
 """The engine: ports, flows and modules put together."""
 import math
-import os
 import select
 import threading
-import time
 from collections import namedtuple
 
 from flowos.config import Config
 from flowos.core.engine import BaseEngine
 from flowos.core.errors import UsageError
 from flowos.core.ports import merge_ports, open_pair, open_port
+from flowos.core.worker import Bell
 from flowos.module import RDONLY, RDWR
 from flowos.registry import all_decoders, get_decoder
 
@@ -82,7 +81,7 @@ class Engine(BaseEngine):
         self._modules = []
         self._classifier = None
         self._stopping = False
-        self._poll = None
+        self._poll, self._longest = None, 0.2
         self._threads = False
 
     def __new__(cls, config=None):
@@ -281,9 +280,9 @@ class Engine(BaseEngine):
                     None in (number, other.flow) or number == other.flow):
                 raise UsageError(f"order {order} is taken by {other.name}: a module that edits is alone in its order, "
                                  f"so {module.name or type(module).__name__} needs another")
-        if threads == "own" and self.connected and self.waker is None:
-            self.waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-            self._poll = None                 # it is to be woken, too
+        if threads == "own" and self.connected and self.bell is None:
+            self.bell = Bell()
+            self._poll = None                 # it is to be woken by it, too
         attachment = self._attach(module, number, order, threads == "own")
         self._modules.append(attachment)
         if threads == "own":
@@ -361,22 +360,18 @@ class Engine(BaseEngine):
     def _wait(self):
         """Sleep until a live port has something or a timer is due; a fifth of a second at most."""
         if self._poll is None:
-            self._poll = select.poll()
+            self._poll, self._longest = select.poll(), 0.2
             for port in self._inputs:
                 try:
                     self._poll.register(port.fileno(), select.POLLIN)
-                except UsageError:            # a pipe in memory: nobody wakes us
-                    self._poll = False
-                    break
-            if self._poll and self.waker is not None:
-                self._poll.register(self.waker, select.POLLIN)
-        seconds = min(0.2, self.next_timer)
-        if self._poll:
-            for descriptor, _event in self._poll.poll(max(0, math.ceil(seconds * 1000))):
-                if descriptor == self.waker:
-                    os.eventfd_read(self.waker)
-        else:
-            time.sleep(min(seconds, 0.001))
+                except UsageError:            # a pipe in memory: nobody wakes us when something comes
+                    self._longest = 0.001
+            if self.bell is not None:
+                self._poll.register(self.bell, select.POLLIN)
+        seconds = min(self._longest, self.next_timer)
+        for descriptor, _event in self._poll.poll(max(0, math.ceil(seconds * 1000))):
+            if self.bell is not None and descriptor == self.bell.fileno():
+                self.bell.hush()
 
     def close(self):
         """End every connection, deliver what is left, tell the modules to stop, close the ports.
@@ -394,9 +389,7 @@ class Engine(BaseEngine):
                     self._inputs.pop().close()
                 while self._outputs:
                     self._outputs.pop().close()
-                if self.waker is not None:
-                    os.close(self.waker)
-                    self.waker = None
+                self._poll = self.bell = None
 
     def __enter__(self):
         return self

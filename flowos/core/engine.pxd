@@ -6,6 +6,7 @@ from flowos.core.connection cimport Connection
 from flowos.core.core cimport fos_conn
 from flowos.core.decoding cimport Decoding
 from flowos.core.flowtable cimport FlowTable
+from flowos.core.lane cimport fos_lane
 from flowos.core.port cimport Port
 from flowos.core.ring cimport fos_ring
 from flowos.core.state cimport Core
@@ -24,7 +25,7 @@ cdef class BaseEngine:
     cdef list free_numbers             # of flows that were deleted
     cdef list reframers                # by number of flow: a Reframer, or None
     cdef list workers                  # attachments whose modules have threads of their own
-    cdef public object waker                # a descriptor that such a thread wakes a sleeping engine by, or None
+    cdef public object bell            # a worker.Bell that such a thread wakes a sleeping engine by, or None
     cdef list wired                    # two ports that are connected, or None
     cdef list outputs                  # ports that packets leave by
     cdef uint64_t serials              # attachments made so far
@@ -64,7 +65,14 @@ cdef class BaseEngine:
     cdef int _overstayed(self, Attachment a, int64_t ns) except -1
     cdef int _tell(self, Attachment a, function, tuple arguments) except -1
     cdef bint over(self, uint32_t index) noexcept
-    cdef int _drain(self) except -1
+    cdef int _drain(self, list workers) except -1
+    cdef bint _owes(self, Attachment a) except -1
+    cdef int _claim(self) except -1
+    cdef int _lend(self, Attachment a, uint32_t index, fos_lane *lane, uint32_t n) except -1
+    cdef bint _overtakes(self, Attachment a, uint32_t index) except -1
+    cdef int _admit(self, Attachment a, uint32_t index) except -1
+    cdef int _count_passed(self, Attachment a) except -1
+    cdef int _dismiss(self, Attachment a) except -1
     cdef int _hand_over(self, Attachment a) except -1
     cdef int _await(self, Attachment a) except -1
     cdef int _take_back(self, Attachment a) except -1

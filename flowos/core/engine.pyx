@@ -29,7 +29,7 @@ from flowos.core.decoding cimport Decoding
 from flowos.core.journal cimport FlowWindow, flow_window, give_back
 from flowos.core.lane cimport FOS_MAX_OUTLETS, FOS_MAX_ROUTES, FOS_MAX_STAGES, FOS_STAGE_AWAY, FOS_STAGE_LENT, FOS_STAGE_WRITES, fos_lane, fos_outlet
 from flowos.core.lending cimport (
-    commit, decoding_of, forget, lane_at, let_go, offer, plan_stage, pooled, reads, settle, settle_gone, stage_number, untouched)
+    commit, decoding_of, forget, lane_at, let_go, offer, pass_by, plan_stage, pooled, reads, settle, settle_gone, stage_number, untouched)
 from flowos.core.merge cimport fos_lane_of, fos_lane_touch, fos_merge
 from flowos.core.port cimport Port
 from flowos.core.reframing cimport Reframer
@@ -38,6 +38,7 @@ from flowos.core.ring cimport fos_ring, fos_ring_slot
 from flowos.core.snapshot cimport snapshot
 from flowos.core.state cimport Core
 from flowos.core.worker cimport Call, Loan, Worker
+from flowos.core.worker import ModuleThread
 from flowos.core.window cimport LEVEL_DECODER, LEVEL_FRAME, LEVEL_IP, LEVEL_TRANSPORT, Window
 
 from flowos.core.connection import REASONS
@@ -103,6 +104,8 @@ cdef class BaseEngine:
         cdef uint32_t i
         cdef void *decoding
         free(self.ready)
+        for a in self.workers or ():          # their threads end with their calls
+            (<Worker>(<Attachment>a).worker).jobs.put(None)
         if self.core is None:
             return
         for i in range(1, self.core.c.table.used + 1):      # an engine that never came to its end
@@ -120,13 +123,16 @@ cdef class BaseEngine:
             raise UsageError(f"{what} was called from within a module's call: it waits for the call to return")
 
     def _own_thread(self, what):
-        if self.core.guarded and PyThread_get_thread_ident() != self.core.thread and threading.current_thread().name.startswith("flowos "):
+        thread = threading.current_thread() if self.core.guarded else None
+        if isinstance(thread, ModuleThread) and thread.engine_core is self.core:
             raise UsageError(f"{what} was called on a module's thread: the engine is its own thread's alone")
 
     def _deliver(self, what):
-        """Deliver what gathered, before `what` changes to whom it belongs."""
+        """Deliver what gathered, before `what` changes to whom it belongs; of a capture, see it worked on."""
         self._idle(what)
         self.deliver()
+        if not self.core.c.live:
+            self._drain(self.workers)
 
     def _set_port(self, Port port):
         self._idle("add_port()")
@@ -288,7 +294,7 @@ cdef class BaseEngine:
             self.deliver()                    # what came before is not for the newcomer
         if own:
             self.core.guard()
-            a.worker = Worker(a, self.waker)
+            a.worker = Worker(a, self.core, self.bell)
             self.workers.append(a)
         self.attachments = sorted([*self.attachments, a], key=_order)
         self.change()
@@ -316,18 +322,14 @@ cdef class BaseEngine:
         try:
             if not self.busy:
                 self.deliver()
-                while a.worker is not None and (<Worker>a.worker).loans:
-                    self._await(a)
-                    self.deliver()
+                if a.worker is not None:
+                    self._drain([a])
         finally:
             a.detached = True
             self.attachments = [other for other in self.attachments if other is not a]
             if a.worker is not None:
-                for loan in list((<Worker>a.worker).loans):
-                    self._revoke(a, loan)
                 self.workers.remove(a)
-                (<Worker>a.worker).stop()
-                self._take_back(a)
+                self._dismiss(a)
             self.change()
 
     cdef int change(self) except -1:
@@ -543,7 +545,7 @@ cdef class BaseEngine:
                 fos_expire(c, now)
             if self.tick_at != NEVER and self.tick_at != -NEVER and now >= self.tick_at:
                 self.ticking = now - now % SECOND
-        if taken or c.closed.count or c.lane_count or self.replan_due or self.ticking != NEVER:
+        if taken or c.closed.count or c.lane_count or self.workers or self.replan_due or self.ticking != NEVER:
             try:
                 self.deliver()
             finally:
@@ -583,14 +585,14 @@ cdef class BaseEngine:
         On connected ports it takes what is there, without waiting, and there is more to come until both have ended.
         """
         cdef int taken
+        self._idle("step()")
+        self._claim()
         if self.wired is not None and not self.ended:
-            self._idle("step()")
             if not self._step_wired() and self._wired_ended():
                 self.finish()
             return not self.ended
         if self.port is None:
             raise UsageError("the engine has no port: call add_port first")
-        self._idle("step()")
         if self.ended:
             return False
         self.busy = True
@@ -623,7 +625,7 @@ cdef class BaseEngine:
             try:
                 self.deliver()
             finally:
-                self._drain()
+                self._drain(self.workers)
 
     def drain(self):
         """Wait until the modules on threads of their own have worked on all that came so far.
@@ -631,15 +633,19 @@ cdef class BaseEngine:
         What they release then goes on to later modules and leaves.  On connected ports a module that
         takes longer than its `hold` is not waited for.
         """
-        self._deliver("drain()")
-        self._drain()
+        self._idle("drain()")
+        self.deliver()
+        self._drain(self.workers)
 
-    cdef int _drain(self) except -1:
-        """Deliver until nothing is out; raise the first error when all is done."""
+    cdef int _drain(self, list workers) except -1:
+        """Deliver until these modules are done with all they were given; raise the first error when they are."""
         cdef Attachment a
         first = None
-        while any([(<Worker>a.worker).loans or (<Worker>a.worker).calls for a in self.workers]):
-            for a in self.workers:
+        while True:
+            busy = [a for a in workers if self._owes(a)]
+            if not busy:
+                break
+            for a in busy:
                 self._await(a)
             try:
                 self.deliver()
@@ -651,6 +657,13 @@ cdef class BaseEngine:
             raise first
         return 0
 
+    cdef bint _owes(self, Attachment a) except -1:
+        """Is a module's thread to be waited for?  On live ports not when it is behind and its windows were revoked."""
+        cdef Worker worker = <Worker>a.worker
+        if worker.idle() or self.core.c.live and not worker.loans and not worker.waiting and worker.behind():
+            return False
+        return True
+
     @property
     def finished(self):
         """Say whether the input has ended and everything was delivered."""
@@ -658,11 +671,16 @@ cdef class BaseEngine:
 
     # ---- delivery -------------------------------------------------------------------------
 
+    cdef int _claim(self) except -1:
+        """Note that the engine runs on the thread that calls."""
+        if self.core.guarded:
+            self.core.thread = PyThread_get_thread_ident()
+        return 0
+
     cdef int deliver(self) except -1:
         """Hand out what gathered; raise what a module raised when all of it is done."""
         cdef Attachment a
-        if self.core.guarded:
-            self.core.thread = PyThread_get_thread_ident()
+        self._claim()
         self.busy = True
         self.serving = self.attachments
         try:
@@ -719,6 +737,9 @@ cdef class BaseEngine:
             c.table.conns[index].flags |= FOS_CONN_ANNOUNCED
             for a in self.serving:
                 if a.opened is None or not self.hears(a, &c.table.conns[index]):
+                    continue
+                if a.worker is not None and c.live and (<Worker>a.worker).behind():
+                    (<Worker>a.worker).unheard.add(index)
                     continue
                 self._tell(a, a.opened, (connection_of(self.core, index),))
         c.opened.count = 0
@@ -879,13 +900,13 @@ cdef class BaseEngine:
         cdef uint32_t i, index, n
         cdef fos_conn *conn
         cdef fos_lane *lane
-        cdef Window w
-        cdef Loan loan
-        cdef int k, dir
+        cdef int k
         for i in range(self.ready_count):
             index = self.ready[i]
             conn = &c.table.conns[index]
             if a.flow is not None and a.flow != conn.flow:
+                if index in worker.waiting:
+                    self._admit(a, index)
                 continue
             lane = fos_lane_of(c, index)
             if lane != NULL:
@@ -895,35 +916,96 @@ cdef class BaseEngine:
             if index in worker.lent and not untouched(conn):
                 continue                      # what came since waits behind it
             if not self.hears(a, conn):
+                if index in worker.waiting:
+                    self._admit(a, index)
                 if lane != NULL:
                     settle(self.core, self.serving, a, index, False)
+                continue
+            if c.live and self._overtakes(a, index):
                 continue
             if untouched(conn):
                 lane = NULL
             elif a.lvl != LEVEL_DECODER or reads(a, decoding_of(self.core, index)):
                 lane = lane_at(self.core, self.serving, index, plan_stage(self.core, a, index))
             n = 0
-            if lane != NULL and c.live and worker.full():
-                k = stage_number(lane, a)     # it is behind: what waits for too long passes it by
-                for dir in range(2):
-                    if k >= 0 and not lane.way[dir].stages[k].held_since:
-                        lane.way[dir].stages[k].held_since = c.now
-                continue
             if lane != NULL or untouched(conn):
                 n = offer(self.core, self.serving, a, index, 0, n)
                 n = offer(self.core, self.serving, a, index, 1, n)
             if n:
-                for w in a.pool[:n]:
-                    snapshot(w)
-                loan = worker.lend(index, conn.generation, a.pool[:n])
-                del a.pool[:n]
-                a.windows += n
-                if lane != NULL:
-                    loan.laned = True
-                    lane.away += 1
-                    mark(lane, a, loan.windows)
+                self._lend(a, index, lane, n)
             elif a.writes or lane != NULL:
                 settle(self.core, self.serving, a, index, self.aborting or a.detached or self.over(index))
+        return 0
+
+    cdef int _lend(self, Attachment a, uint32_t index, fos_lane *lane, uint32_t n) except -1:
+        """Send the first n windows of an attachment's pool to its thread."""
+        cdef Worker worker = <Worker>a.worker
+        cdef Window w
+        cdef Loan loan
+        if index in worker.unheard:           # it was behind when the connection began
+            worker.unheard.discard(index)
+            worker.tell(a.opened, (connection_of(self.core, index),))
+        for w in a.pool[:n]:
+            snapshot(w)
+        w = None
+        loan = worker.lend(index, self.core.c.table.conns[index].generation, a.pool[:n])
+        del a.pool[:n]
+        a.windows += n
+        if lane != NULL:
+            loan.laned = True
+            lane.away += 1
+            mark(lane, a, loan.windows)
+        return 0
+
+    cdef bint _overtakes(self, Attachment a, uint32_t index) except -1:
+        """On live ports: may what came on a connection not go to the module's thread, because it has too much?
+
+        While there is no room in its queue it waits, for `hold` at most; while the thread is behind it passes.
+        """
+        cdef fos_core *c = self.core.c
+        cdef Worker worker = <Worker>a.worker
+        cdef fos_lane *lane = fos_lane_of(c, index)
+        cdef bint waits = index in worker.waiting
+        cdef bint behind = worker.behind()
+        if not behind and not worker.full():
+            if waits:
+                self._admit(a, index)
+            return False
+        if a.lvl == LEVEL_DECODER and not reads(a, decoding_of(self.core, index)):
+            return False                      # nothing of it is the module's
+        if untouched(&c.table.conns[index]):
+            self._count_passed(a)
+            return True
+        if not behind and not (waits and time.monotonic_ns() - <int64_t>worker.waiting[index] > a.hold_ns):
+            if not waits:
+                lane = lane_at(self.core, self.serving, index, plan_stage(self.core, a, index))
+                if stage_number(lane, a) >= 0:
+                    worker.waiting[index] = time.monotonic_ns()
+                    lane.away += 1
+            return True
+        if waits:
+            self._admit(a, index)
+        if lane != NULL and pass_by(self.core, self.serving, a, index):
+            self._count_passed(a)
+            fos_lane_touch(c, lane)
+        elif lane == NULL:
+            self._count_passed(a)
+        return True
+
+    cdef int _admit(self, Attachment a, uint32_t index) except -1:
+        """What waited for room in the queue of a module's thread waits no longer."""
+        cdef fos_lane *lane = fos_lane_of(self.core.c, index)
+        del (<Worker>a.worker).waiting[index]
+        if lane != NULL:
+            lane.away -= 1
+            fos_lane_touch(self.core.c, lane)
+            fos_make_ready(self.core.c, index, &self.core.c.table.conns[index])
+        return 0
+
+    cdef int _count_passed(self, Attachment a) except -1:
+        """A window passed a module by that took too long."""
+        self.core.c.counters.v[FOS_C_windows_hold_limit] += 1
+        a.held += 1
         return 0
 
     cdef int _await(self, Attachment a) except -1:
@@ -937,6 +1019,7 @@ cdef class BaseEngine:
 
     cdef int _take_back(self, Attachment a) except -1:
         """Take what a module's thread is done with, and revoke what took too long."""
+        cdef fos_core *c = self.core.c
         cdef Worker worker = <Worker>a.worker
         cdef int64_t late
         while True:
@@ -944,22 +1027,36 @@ cdef class BaseEngine:
             if job is None:
                 break
             self._accept(a, job)
-        if worker.loans and (self.core.c.live or a.limit_ns):
-            late = time.monotonic_ns() - (a.limit_ns or a.hold_ns)
-            while worker.loans and (<Loan>worker.loans[0]).since < late:
-                self._revoke(a, worker.loans[0])
-                self.core.c.counters.v[FOS_C_windows_hold_limit] += 1
-                a.held += 1
+        if not c.live and not a.limit_ns:
+            return 0
+        late = time.monotonic_ns() - (a.limit_ns or a.hold_ns)
+        while worker.loans and (<Loan>worker.loans[0]).since < late:
+            self._revoke(a, worker.loans[0])
+            self._count_passed(a)
+        for index in worker.waiting:          # they are looked at again, as they came
+            fos_make_ready(c, index, &c.table.conns[<uint32_t>index])
         return 0
+
+    cdef int _dismiss(self, Attachment a) except -1:
+        """End a module's thread: what it has passes unchanged."""
+        cdef Worker worker = <Worker>a.worker
+        for loan in list(worker.loans):
+            self._revoke(a, loan)
+        for index in list(worker.waiting):
+            self._admit(a, index)
+        worker.stop()
+        while True:                           # what it gave back before it ended
+            job = worker.returned(0)
+            if job is None:
+                return 0
+            self._accept(a, job)
 
     cdef int _accept(self, Attachment a, job) except -1:
         """Commit the windows of a loan that came back, or hear how a call ended."""
         cdef Worker worker = <Worker>a.worker
         cdef Loan loan
         if type(job) is Call:
-            worker.calls -= 1
-            if worker.ticking is job:
-                worker.ticking = None
+            worker.heard(job)
             if (<Call>job).error is not None:
                 self._fault(a, (<Call>job).error)
             return 0
@@ -976,6 +1073,8 @@ cdef class BaseEngine:
         """Take a loan back although its module has it still: the windows pass unchanged, and are stale for it."""
         (<Worker>a.worker).end(loan)
         self._commit_loan(a, loan, True)
+        if not loan.begun:                    # it will find nothing to do
+            loan.windows = []
         return 0
 
     cdef int _commit_loan(self, Attachment a, Loan loan, bint revoked) except -1:
@@ -1205,9 +1304,12 @@ cdef class BaseEngine:
                 if a.worker is not None:      # the rows go along
                     journal.rows = NULL
                     journal.count = journal.capacity = 0
-                    if not a.detached and not self.aborting and (a.process_batch is not None or a.process is not None):
-                        (<Worker>a.worker).tell(a.process if a.process_batch is None else a.process_batch,
-                                                (w,) if a.process_batch is None else ([w],))
+                    if a.detached or self.aborting or a.process_batch is None and a.process is None:
+                        continue
+                    if c.live and ((<Worker>a.worker).full() or (<Worker>a.worker).behind()):
+                        self._count_passed(a)
+                    else:
+                        (<Worker>a.worker).tell_rows(w)
                     continue
                 try:
                     if a.detached or self.aborting:
@@ -1229,12 +1331,15 @@ cdef class BaseEngine:
         cdef void *decoding
         for i in range(c.closed.count):
             index = c.closed.items[i]
-            if self.workers and any([index in (<Worker>a.worker).lent for a in self.workers]):
+            if self.workers and any([index in (<Worker>a.worker).lent or index in (<Worker>a.worker).waiting for a in self.workers]):
                 c.closed.items[kept] = index  # it has ended when its windows are back
                 kept += 1
                 continue
             reason = REASONS[c.table.conns[index].reason]
             for a in self.serving:
+                if a.worker is not None and index in (<Worker>a.worker).unheard:
+                    (<Worker>a.worker).unheard.discard(index)
+                    continue                  # it never heard of it
                 if a.closed is None or not self.hears(a, &c.table.conns[index]):
                     continue
                 self._tell(a, a.closed, (connection_of(self.core, index), reason))

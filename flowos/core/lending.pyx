@@ -742,6 +742,55 @@ cdef int let_go(Core core, Attachment a, fos_lane *lane, uint32_t k, int dir) ex
     return 0
 
 
+cdef bint pass_by(Core core, list serving, Attachment a, uint32_t index) except -1:
+    """Let all that a stage may have pass it, lent or not: its module takes too long.  Did anything?"""
+    cdef fos_lane *lane = fos_lane_of(core.c, index)
+    cdef int k = stage_number(lane, a), dir
+    cdef fos_stage *st
+    cdef fos_stream *s
+    cdef fos_at limit
+    cdef bint passed = False
+    for dir in range(2):
+        s = fos_half_of(core.c, index, dir).stream
+        if s == NULL or k < 0:
+            continue
+        st = &lane.way[dir].stages[k]
+        limit = fos_stage_limit(&lane.way[dir], k, s.tail_off, depends_on(serving, lane, a) if a.depends else 0)
+        passed = passed or st.at.off < limit.off
+        go(core, a, &lane.way[dir], k, limit, FOS_TAKE_PASS)
+        st.unit = st.seen_unit = unit_behind(core, a, index, dir, st)
+        st.seen_off = limit.off
+        st.seen_skip = min(limit.skip, fos_inserted_at(fos_stage_input(&lane.way[dir], k), limit.off))
+        st.held_since = 0
+        st.ended = limit.off >= s.tail_off and ends(core, index, dir)
+        st.head = st.out.shown = st.at.off
+    return passed
+
+
+cdef uint64_t unit_behind(Core core, Attachment a, uint32_t index, int dir, const fos_stage *st):
+    """Number of the first unit of the attachment's level with bytes behind the place where its stage stands."""
+    cdef Decoding decoding = None
+    cdef fos_stream *s = fos_half_of(core.c, index, dir).stream
+    cdef fos_unit *u
+    cdef uint64_t i, last = units_end(core, a, index, dir)
+    if a.lvl == LEVEL_DECODER:
+        decoding = decoding_of(core, index)
+        if not reads(a, decoding):
+            return st.unit
+        s = &decoding.up[dir]
+    i = max(st.unit, units_start(core, a, index, dir) if decoding is not None else s.head_index)
+    while i < last:
+        if decoding is not None and decoding.native is None:
+            if decoding.made[dir][i - decoding.gone[dir]].end > st.at.off:
+                break
+        else:
+            u = fos_stream_unit(s, i)
+            if (u.end if decoding is not None else u.off + u.len) > st.at.off:
+                break
+        i += 1
+    return i
+
+
 cdef int settle_gone(Core core, fos_lane *lane, uint32_t before) except -1:
     """Stages whose module was detached pass everything on; those below number `before`."""
     cdef uint32_t k

@@ -22,10 +22,15 @@ from flowos.core.errors import LimitError
 
 
 cdef uint64_t kept_of(Window w, const fos_unit *u) noexcept:
-    """How many bytes of a unit go along beside the segments: its headers, or what a decoder made of several pieces."""
+    """How many bytes of a unit go along beside the segments: its headers, or what a decoder made of several pieces.
+
+    Of what nobody edits, in a tunnel, there are no segments yet: all of it goes along.
+    """
     if w.lvl == LEVEL_DECODER:
-        return u.len if u.bytes != NULL and u.flags & FOS_UNIT_OWNED else 0
-    return u.payload if u.frame != NULL and u.payload < u.captured else u.captured if u.frame != NULL else 0
+        return u.len if u.bytes != NULL and (u.flags & FOS_UNIT_OWNED or not w.by_offset) else 0
+    if u.frame == NULL:
+        return 0
+    return u.payload if w.by_offset and u.payload < u.captured else u.captured
 
 
 cdef int snapshot(Window w) except -1:
@@ -38,7 +43,8 @@ cdef int snapshot(Window w) except -1:
     cdef char *store
     w.handle = connection_of(w.core, w.index)
     w.proto = conn.key.proto
-    w.build()
+    if w.by_offset or w.made is not None:
+        w.build()
     for k in range(w.seg_count):
         total += w.segs[k].n if w.segs[k].p != NULL else 0
     if w.made is None:
@@ -78,6 +84,8 @@ cdef int snapshot(Window w) except -1:
         w.own.tail_index = i + 1
         u = &chunk.units[i - chunk.base]
         u.flags &= <uint16_t>~(FOS_UNIT_OWNED | FOS_UNIT_REASSEMBLED)
+        if i == w.first and not w.shows(i):   # the record before it, which tells, does not go along
+            u.flags |= FOS_UNIT_SAME_DATAGRAM
         if w.lvl == LEVEL_DECODER:
             if n:
                 memcpy(store + at, u.bytes, n)

@@ -47,6 +47,7 @@ cdef class DataUnit:
     cdef int alive(self) except -1
     cdef int extent(self, const uint8_t **start, uint64_t *n, const uint8_t **header, uint64_t *header_n) except -1
     cdef object bytes_at(self, const uint8_t *p, uint64_t n)
+    cdef bint through(self) noexcept
     cdef int here(self, what) except -1
 
 

@@ -201,6 +201,10 @@ cdef class DataUnit:
             raise StaleError(f"unit {self.number} of connection record {self.index}: its bytes were released")
         return 1
 
+    cdef bint through(self) noexcept:
+        """Are its bytes seen as earlier stages left them?"""
+        return self.lens is not None and self.lens.live and self.lens.by_offset
+
     cdef int here(self, what) except -1:
         """UsageError when the unit belongs to a snapshot, which knows neither other levels nor other windows."""
         self.alive()
@@ -277,7 +281,7 @@ cdef class DataUnit:
     @property
     def length(self):
         """Count the stream bytes: of a gap, those that are missing; with what earlier stages edited."""
-        if self.lens is not None and self.lens.live and self.u.kind != FOS_UNIT_GAP:
+        if self.through() and self.u.kind != FOS_UNIT_GAP:
             return len(self._through() if self.lvl == LEVEL_DECODER else self.lens.unit_bytes(self.u.off, self.u.off + self.u.len))
         return self.u.len
 
@@ -373,7 +377,7 @@ cdef class DataUnit:
         cdef const uint8_t *p
         cdef const uint8_t *h
         cdef uint64_t n, m
-        if self.lens is not None and self.lens.live:
+        if self.through():
             return self._through()
         if self.made is not None:
             return memoryview(self.made.data or b"").toreadonly()
@@ -663,7 +667,7 @@ cdef class Window:
             unit = made_unit(self.core, self.index, self.dir, self.decoding, self.made, number)
         else:
             unit = unit_of(self.core, self.index, self.dir, self.lvl, number, fos_stream_unit(self.stream, number))
-        if self.by_offset:
+        if self.by_offset or self.store is not None:
             unit.lens = self
         if self.writes:
             unit.edits = self
@@ -1174,6 +1178,8 @@ cdef class Window:
         if n == 0:
             return memoryview(b"")
         if n == 1:
+            if self.store is not None:
+                return self.view(only.frame + only.payload, only.len, NULL)
             return view_of(self.core, only, only.frame + only.payload, only.len)
         joined = PyBytes_FromStringAndSize(NULL, total)
         out = PyBytes_AS_STRING(joined)

@@ -7,6 +7,10 @@ The engine makes the windows, and commits them when they come back: a module's t
 but the windows it was lent, which are snapshots (snapshot.pyx).  Both queues are first in, first out,
 so a module hears `opened`, its windows and `closed` of a connection in their order.  Of one connection
 only one loan is out at a time; what comes meanwhile waits behind it, and goes out in one window.
+
+On live ports nobody waits for a module for longer than its `hold`.  A thread that still works on what
+it was given before that is *behind*: until it has caught up nothing but ends of connections is put
+into its queue, so a module that blocks for ever costs no more memory than one that does not.
 """
 import os
 import threading
@@ -17,32 +21,70 @@ from queue import Empty, SimpleQueue
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from flowos.core.attachment cimport Attachment
+from flowos.core.core cimport fos_row
+from flowos.core.journal cimport FlowWindow
+from flowos.core.state cimport Core
 from flowos.core.window cimport Window
 
 cdef object WAIT = object()                # nothing more is in the queue
 cdef uint32_t MOST_WINDOWS = 1024         # lent to one module at a time; the engine waits, or lets what comes wait
 cdef uint64_t MOST_BYTES = 16 << 20
+cdef uint32_t MOST_CALLS = 4096           # told and not heard of: where the engine waits
 
 
-cdef class Loan:
+class ModuleThread(threading.Thread):
+    """A thread that works for one engine: it may not call that engine's methods."""
+
+    def __init__(self, engine_core, target, name):
+        super().__init__(target=target, name=name, daemon=True)
+        self.engine_core = engine_core
+
+
+class Bell:
+    """What wakes an engine that sleeps on descriptors: any thread rings it; the last one who has it closes it."""
+
+    def __init__(self):
+        self._descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def fileno(self):
+        return self._descriptor
+
+    def ring(self):
+        os.eventfd_write(self._descriptor, 1)
+
+    def hush(self):
+        """Forget that it rang."""
+        os.eventfd_read(self._descriptor)
+
+    def __del__(self, close=os.close):
+        close(self._descriptor)
+
+
+cdef class Job:
+    """What a module's thread is given to do, in the order of the queue."""
+
+
+cdef class Loan(Job):
     """Windows of one connection that are out: made by `Worker.lend`, ended by the engine."""
 
 
-cdef class Call:
+cdef class Call(Job):
     """Something that a module is told, but lends it nothing: a connection opened, a second went by."""
 
 
 cdef class Worker:
     """The thread of one attachment, and what it was lent."""
 
-    def __init__(self, Attachment a, wake=None):
+    def __init__(self, Attachment a, Core core, bell=None):
         self.attachment = a
-        self.wake = wake                      # a file descriptor (eventfd), or None
+        self.bell = bell                      # a Bell, or None: the engine never sleeps
         self.jobs = SimpleQueue()
         self.done = SimpleQueue()
         self.lent = {}
         self.loans = deque()
-        self.thread = threading.Thread(target=self._run, name=f"flowos {a.name}", daemon=True)
+        self.waiting = {}
+        self.unheard = set()
+        self.thread = ModuleThread(core, self._run, f"flowos {a.name}")
         self.thread.start()
 
     # ---- the engine's side ---------------------------------------------------------------------
@@ -68,7 +110,15 @@ cdef class Worker:
 
     cdef bint full(self) noexcept:
         """Is as much out as may be?"""
-        return self.windows_out >= MOST_WINDOWS or self.bytes_out >= MOST_BYTES
+        return self.windows_out >= MOST_WINDOWS or self.bytes_out >= MOST_BYTES or self.calls >= MOST_CALLS
+
+    cdef bint behind(self) except -1:
+        """Does the thread work on something that it was given longer than `hold` ago?"""
+        return self.at != 0 and time.monotonic_ns() - self.at > self.attachment.hold_ns
+
+    cdef bint idle(self) noexcept:
+        """Has it given back all that it was given?"""
+        return not self.loans and not self.calls and not self.waiting
 
     cdef int end(self, Loan loan) except -1:
         """A loan is over: it came back, or was revoked."""
@@ -90,9 +140,31 @@ cdef class Worker:
         cdef Call call = Call.__new__(Call)
         call.function = function
         call.arguments = arguments
+        call.since = time.monotonic_ns()
         self.calls += 1
         self.jobs.put(call)
         return call
+
+    cdef int tell_rows(self, FlowWindow window) except -1:
+        """Give the module the rows of a flow."""
+        cdef object function = self.attachment.process_batch
+        cdef Call call
+        if function is None:
+            call = self.tell(self.attachment.process, (window,))
+        else:
+            call = self.tell(function, ([window],))
+        call.window = window
+        call.bytes = <uint64_t>len(window) * sizeof(fos_row)
+        self.bytes_out += call.bytes
+        return 0
+
+    cdef int heard(self, Call call) except -1:
+        """A call came back."""
+        self.calls -= 1
+        self.bytes_out -= call.bytes
+        if self.ticking is call:
+            self.ticking = None
+        return 0
 
     cdef object returned(self, seconds):
         """The next loan or call that came back, or None; wait that many seconds for one."""
@@ -102,9 +174,9 @@ cdef class Worker:
             return None
 
     cdef int stop(self) except -1:
-        """Let the thread end when it has done what it was given; wait a little for it."""
+        """Let the thread end when its call under way has returned; wait a little for it."""
         self.jobs.put(None)
-        if self.thread is not threading.current_thread():
+        if self.thread is not threading.current_thread() and not self.behind():
             self.thread.join(1.0)             # one that never returns keeps nothing but its own copies
         return 0
 
@@ -114,15 +186,17 @@ cdef class Worker:
         cdef list loans
         job = self.jobs.get()
         while job is not None:
+            self.at = (<Job>job).since
             if type(job) is Call:
                 self._call(job)
-                job = self.jobs.get()
-                continue
-            loans = [job]
-            job = self._more(loans) if self.attachment.process_batch is not None else WAIT
-            self._work(loans)
-            loans = None                      # a window that comes back is used again when nobody has it
+                job = WAIT
+            else:
+                loans = [job]
+                job = self._more(loans) if self.attachment.process_batch is not None else WAIT
+                self._work(loans)
+                loans = None                  # a window that comes back is used again when nobody has it
             if job is WAIT:
+                self.at = 0
                 job = self.jobs.get()
 
     def _more(self, list loans):
@@ -142,7 +216,7 @@ cdef class Worker:
         cdef int64_t start
         cdef uint32_t i
         for loan in loans:
-            loan.begun = not loan.over
+            loan.begun = not loan.over and not self.attachment.detached
         start = time.perf_counter_ns()
         if self.attachment.process_batch is not None:
             windows = [w for loan in loans if loan.begun for w in loan.windows]
@@ -171,14 +245,18 @@ cdef class Worker:
 
     cdef int _call(self, Call call) except -1:
         try:
-            call.function(*call.arguments)
+            if not self.attachment.detached:
+                call.function(*call.arguments)
         except BaseException as error:
             call.error = error
+        call.function = call.arguments = None
+        if call.window is not None:           # stale from now on; an array that was taken stays
+            call.window.made = call.window.buffer = None
         self._give(call)
         return 0
 
     cdef int _give(self, job) except -1:
         self.done.put(job)
-        if self.wake is not None:
-            os.eventfd_write(self.wake, 1)
+        if self.bell is not None:
+            self.bell.ring()
         return 0

@@ -1107,7 +1107,7 @@ cdef class BaseEngine:
         w = None
         while loan.windows and len(a.pool) < 4096:
             w = loan.windows.pop()
-            if Py_REFCNT(w) == 2:             # nobody kept it: this name's, and the one behind the call
+            if Py_REFCNT(w) == 1:             # nobody kept it
                 a.pool.append(w)
         return 0
 
@@ -1368,7 +1368,12 @@ cdef class BaseEngine:
 
     def statistics(self):
         """Give every counter by name: the core's and the port's."""
-        values = self.core.counters()
+        cdef bint entered = self.core.enter()
+        try:
+            values = self.core.counters()
+        finally:
+            if entered:
+                self.core.leave()
         if self.port is not None:
             values.update(self.port.statistics())
         return values
@@ -1402,6 +1407,7 @@ cdef class BaseEngine:
     def connections(self):
         """List handles on the live connections, in order of their records."""
         cdef uint32_t i
+        self._own_thread("connections()")
         found = []
         for i in range(1, self.core.c.table.used + 1):
             if self.core.c.table.conns[i].generation & 1 and not self.core.c.table.conns[i].flags & FOS_CONN_CLOSED:

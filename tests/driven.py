@@ -121,8 +121,8 @@ class Recorder(flowos.Module):
 class Pair:
     """Two engines and the model, fed alike; `threads` says of each stage where it runs ("inline")."""
 
-    def __init__(self, stages, protocols=None, threads=()):
-        config = flowos.Config.offline(isolate=True)
+    def __init__(self, stages, protocols=None, threads=(), policy="first"):
+        config = flowos.Config.offline(isolate=True, tcp_policy=policy)
         self.recorder = Recorder()
         self.modules = [Driven(stage, protocol, f"driven{k}")
                         for k, (stage, protocol) in enumerate(zip(stages, protocols or ["tcp"] * len(stages)))]

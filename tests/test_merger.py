@@ -343,6 +343,22 @@ class Nop(flowos.Module):
         pass
 
 
+@pytest.mark.parametrize("policy", ["last", "linux", "bsd", "windows"])
+def test_who_wins_overlaps_changes_no_packet(shared_pcaps, tmp_path, policy):
+    """A segment all of whose bytes a later one replaced leaves all the same, and none leaves twice."""
+    for name in ("zeek_tcp-reassembly.pcap", "ndpi_rtsp.pcapng", "ndpi_ultrasurf.pcap", "zeek_smtp.pcap"):
+        for config in ({}, {"batch": 1, "deliver_units": 1}):
+            source, target = shared_pcaps / name, tmp_path / "out.pcapng"
+            with flowos.Engine(flowos.Config.offline(tcp_policy=policy, ip_policy=policy, **config)) as engine:
+                engine.add_port(source)
+                engine.add_output(target)
+                engine.attach(Nop("tcp"))
+                engine.run()
+                engine._check()
+            before, after = (collections.Counter(frame for _, frame in read_packets(path)) for path in (source, target))
+            assert before == after, (name, policy, config)
+
+
 @pytest.mark.parametrize("protocols", [["tcp"], ["udp"], ["ip"], ["frame"], ["transport"], ["http"], ["http.body"], ["dns"],
                                        ["http.body", "tcp", "ip"]], ids="+".join)
 def test_unedited_captures_leave_as_they_came(shared_pcaps, tmp_path, protocols):

@@ -62,12 +62,12 @@ class Machine(RuleBasedStateMachine):
     """Two connections and a pipeline; packets gather until they are delivered together."""
 
     @initialize(stages=pipelines(), isns=st.tuples(ISNS, ISNS, ISNS, ISNS), versions=st.tuples(SIDES, SIDES),
-                picked_up=st.tuples(st.booleans(), st.booleans()),
-                own=st.booleans())
-    def begin(self, stages, isns, versions, picked_up, own):
+                picked_up=st.tuples(st.booleans(), st.booleans()), own=st.booleans(),
+                policy=st.sampled_from(["first", "first", "last", "linux"]))
+    def begin(self, stages, isns, versions, picked_up, own=False, policy="first"):
         self.now, self.number, self.waiting = build.START_NS, 0, []
         own = own and len(stages) == 1        # of several, how windows are cut depends on when they come back
-        self.pair = Pair(stages, threads=["own"] * own)
+        self.pair = Pair(stages, threads=["own"] * own, policy=policy)
         self.sides = [Sides(i, isns[2 * i:2 * i + 2], versions[i], lambda: self.now) for i in range(2)]
         for sides, late in zip(self.sides, picked_up):
             if not late:

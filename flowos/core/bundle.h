@@ -35,6 +35,17 @@ static void fos_parked_free(fos_core *core, fos_parked *p) {
     fos_pool_give(&core->parked, p);
 }
 
+/* A packet that stays behind must not depend on the ring. */
+static void fos_parked_spill(fos_core *core, fos_parked *p) {
+    if (p->packet.flags & FOS_TRANSIT_BLOCK) return;
+    fos_block *block = fos_block_new(&core->blocks, p->packet.captured);
+    if (!block) { core->failed = 1; return; }
+    memcpy(block->data, p->packet.frame, p->packet.captured);
+    p->packet.frame = block->data;
+    p->packet.flags |= FOS_TRANSIT_BLOCK;
+    FOS_COUNT(&core->counters, merged_spilled);
+}
+
 /* A bundle for a datagram that became whole with the frame of *entry, which turns into the datagram's. */
 FOS_NOINLINE void fos_bundle_new(fos_core *core, const fos_datagram *d, fos_transit *entry) {
     fos_bundle *b = fos_pool_take(&core->bundled);
@@ -81,15 +92,7 @@ static void fos_bundles_sweep(fos_core *core, int all) {
             fos_pool_give(&core->bundled, b);
             continue;
         }
-        for (fos_parked *p = core->stable ? NULL : b->first; p; p = p->next) {
-            if (p->packet.flags & FOS_TRANSIT_BLOCK) continue;
-            fos_block *copy = fos_block_new(&core->blocks, p->packet.captured);
-            if (!copy) { core->failed = 1; return; }
-            memcpy(copy->data, p->packet.frame, p->packet.captured);
-            p->packet.frame = copy->data;
-            p->packet.flags |= FOS_TRANSIT_BLOCK;
-            FOS_COUNT(&core->counters, merged_spilled);
-        }
+        for (fos_parked *p = core->stable ? NULL : b->first; p; p = p->next) fos_parked_spill(core, p);
         at = &b->next;
     }
 }

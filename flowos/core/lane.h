@@ -62,6 +62,7 @@ typedef struct fos_way {
     uint64_t passed;          /* units of packets that came ahead of earlier bytes left on arrival below this offset */
     uint64_t gone;            /* original offset behind the last byte that left */
     fos_parked *first, *last;
+    fos_parked *early;        /* packets that came ahead of earlier bytes and wait as units, newest first */
     uint64_t acked_in;        /* highest acknowledgement sent by this way's sender: as it came, */
     uint64_t acked_out;       /* ... and as it left */
     uint16_t mss;             /* largest payload to send, 0: not known */

@@ -77,6 +77,11 @@ static void fos_lane_free(fos_core *core, fos_lane *lane) {
             w->first = p->next;
             fos_parked_free(core, p);
         }
+        while (w->early) {
+            fos_parked *p = w->early;
+            w->early = p->next;
+            fos_parked_free(core, p);
+        }
     }
     if (lane->all_prev) lane->all_prev->all_next = lane->all_next;
     else core->all_lanes = lane->all_next;

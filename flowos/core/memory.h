@@ -4,6 +4,7 @@
  * never returns slabs before it is destroyed, so its footprint is its high-water mark.
  * A block is a reference-counted heap copy of a frame, or a datagram put together: `frame`
  * pointers of packets and units lead to its first byte, which is how the block is found again.
+ * What waits for reuse is poisoned under AddressSanitizer: to touch it is an error as after free().
  */
 #ifndef FOS_MEMORY_H
 #define FOS_MEMORY_H
@@ -11,6 +12,22 @@
 #include <stdlib.h>
 
 #include "base.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#define FOS_ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define FOS_ASAN 1
+#endif
+#endif
+#ifdef FOS_ASAN
+#include <sanitizer/asan_interface.h>
+#define FOS_POISON(p, n) __asan_poison_memory_region((p), (n))
+#define FOS_UNPOISON(p, n) __asan_unpoison_memory_region((p), (n))
+#else
+#define FOS_POISON(p, n) ((void)0)
+#define FOS_UNPOISON(p, n) ((void)0)
+#endif
 
 typedef struct fos_pool {
     void *free;               /* list through the items' first word */
@@ -38,6 +55,7 @@ FOS_NOINLINE int fos_pool_grow(fos_pool *pool) {
         void *item = slab + 64 + pool->item * (size_t)i;
         *(void **)item = pool->free;
         pool->free = item;
+        FOS_POISON((uint8_t *)item + sizeof(void *), pool->item - sizeof(void *));
     }
     return 0;
 }
@@ -46,6 +64,7 @@ FOS_NOINLINE int fos_pool_grow(fos_pool *pool) {
 FOS_INLINE void *fos_pool_take(fos_pool *pool) {
     if (FOS_UNLIKELY(!pool->free) && fos_pool_grow(pool)) return NULL;
     void *item = pool->free;
+    FOS_UNPOISON(item, pool->item);
     pool->free = *(void **)item;
     pool->in_use++;
     return item;
@@ -53,6 +72,7 @@ FOS_INLINE void *fos_pool_take(fos_pool *pool) {
 
 FOS_INLINE void fos_pool_give(fos_pool *pool, void *item) {
     *(void **)item = pool->free;
+    FOS_POISON((uint8_t *)item + sizeof(void *), pool->item - sizeof(void *));
     pool->free = item;
     pool->in_use--;
 }
@@ -98,6 +118,7 @@ static fos_block *fos_block_new(fos_blocks *cache, size_t size) {
         block = cache->free[class];
         cache->free[class] = block->link;
         cache->kept[class]--;
+        FOS_UNPOISON(block->data, (size_t)1 << (FOS_BLOCK_MIN + class));
     } else {
         block = malloc(sizeof(fos_block) + (class < FOS_BLOCK_CLASSES ? (size_t)1 << (FOS_BLOCK_MIN + class) : size));
         if (!block) return NULL;
@@ -123,6 +144,7 @@ FOS_INLINE void fos_block_drop(fos_blocks *cache, const uint8_t *frame) {
         block->link = cache->free[block->class];
         cache->free[block->class] = block;
         cache->kept[block->class]++;
+        FOS_POISON(block->data, (size_t)1 << (FOS_BLOCK_MIN + block->class));
     } else free(block);
 }
 

@@ -628,6 +628,41 @@ FOS_INLINE void fos_merge_fetch(const fos_unit *u) {
     for (uint32_t at = 0; at < u->captured && at < FOS_MERGE_FETCH; at += 64) __builtin_prefetch(u->frame + at);
 }
 
+/* A packet that came early left with its units: it need not leave by itself. */
+static void fos_merge_not_early(fos_core *core, fos_way *w, uint64_t number) {
+    for (fos_parked **at = &w->early; *at; at = &(*at)->next)
+        if ((*at)->packet.number == number) {
+            fos_parked *p = *at;
+            *at = p->next;
+            fos_parked_free(core, p);
+            return;
+        }
+}
+
+/* Packets that came early and have no units left, for later ones took the place of all their bytes (tcp_policy), leave
+ * as what they are by now: repetitions.  1: one did. */
+static int fos_merge_next_early(fos_core *core, fos_lane *lane, int dir, int64_t ts, int force) {
+    fos_way *w = &lane->way[dir];
+    const fos_half *h = fos_half_of(core, lane->index, dir);
+    if (!(h->flags & FOS_HALF_STARTED) && !force) return 0;
+    fos_parked **oldest = NULL;
+    for (fos_parked **at = &w->early; *at; at = &(*at)->next) {
+        fos_transit *t = &(*at)->packet;
+        if (h->flags & FOS_HALF_STARTED) {
+            t->off = (int64_t)fos_raw_offset(h, fos_be32(t->frame + t->l4 + 4), w->gone);
+            t->flags |= FOS_TRANSIT_OFF;
+        }
+        if (force || (t->off + (int64_t)t->paylen <= (int64_t)w->gone && fos_merge_ack_clear(core, lane, dir, t->frame + t->l4, t->number)))
+            oldest = at;
+    }
+    if (!oldest) return 0;
+    fos_parked *p = *oldest;
+    *oldest = p->next;
+    fos_merge_bare(core, lane, dir, &p->packet, ts > p->packet.ts ? ts : p->packet.ts);
+    fos_parked_free(core, p);
+    return 1;
+}
+
 /* Send the next unit of a direction if it may leave: 1, else 0. */
 static int fos_merge_next_unit(fos_core *core, fos_lane *lane, int dir, uint64_t limit, uint64_t number, int64_t ts) {
     fos_way *w = &lane->way[dir];
@@ -667,6 +702,7 @@ static int fos_merge_next_unit(fos_core *core, fos_lane *lane, int dir, uint64_t
     } else fos_merge_datagram(core, lane, dir, u, ts > u->ts ? ts : u->ts);
     w->gone = u->off + u->len;
     w->next_unit += fin || data ? 2 : 1;
+    if (FOS_UNLIKELY(w->early != NULL) && u->flags & FOS_UNIT_WAITED) fos_merge_not_early(core, w, u->packet);
     return 1;
 }
 
@@ -719,26 +755,33 @@ static void fos_lane_drain(fos_core *core, fos_lane *lane, uint64_t number, int6
                 int step = parked_first ? fos_merge_next_parked(core, lane, dir, number, ts, 0) : 0;
                 if (!step) step = fos_merge_next_unit(core, lane, dir, limit[dir], number, ts);
                 if (!step && !parked_first) step = fos_merge_next_parked(core, lane, dir, number, ts, 0);
+                if (!step && FOS_UNLIKELY(w->early != NULL)) step = fos_merge_next_early(core, lane, dir, ts, 0);
                 if (!step) break;
                 moved = 1;
             }
         }
         if (!moved && force)                  /* two directions wait for each other: time is over for both */
-            for (int dir = 0; dir < 2 && !moved; dir++) moved = fos_merge_next_parked(core, lane, dir, number, ts, 1);
+            for (int dir = 0; dir < 2 && !moved; dir++)
+                moved = fos_merge_next_parked(core, lane, dir, number, ts, 1) || (lane->way[dir].early && fos_merge_next_early(core, lane, dir, ts, 1));
     } while (moved);
 }
 
 /* ---- the log ------------------------------------------------------------------------------------ */
 
-/* Keep a packet until it may leave. */
-static void fos_merge_park(fos_core *core, fos_lane *lane, const fos_transit *t) {
+/* Keep a packet until it may leave; `early`: until its units do. */
+static void fos_merge_park(fos_core *core, fos_lane *lane, const fos_transit *t, int early) {
     fos_way *w = &lane->way[t->dir];
     fos_parked *p = fos_pool_take(&core->parked);
     if (!p) { core->failed = 1; return; }
     p->next = NULL;
     p->packet = *t;
-    w->ends += (t->flags & FOS_TRANSIT_END) != 0;
     if (t->flags & FOS_TRANSIT_BLOCK) fos_block_keep(t->frame);
+    if (early) {
+        p->next = w->early;
+        w->early = p;
+        return;
+    }
+    w->ends += (t->flags & FOS_TRANSIT_END) != 0;
     if (w->last) w->last->next = p;
     else w->first = p;
     w->last = p;
@@ -794,23 +837,16 @@ static void fos_merge_entry(fos_core *core, const fos_transit *t) {
         fos_lane_drain(core, lane, t->number, t->ts, 0);
         return;
     }
-    int unit = t->flags & (FOS_TRANSIT_DATA | FOS_TRANSIT_AHEAD);
-    if (!unit || ((t->flags & FOS_TRANSIT_AHEAD) && !lane->writes)) fos_merge_park(core, lane, t);
+    int early = t->flags & FOS_TRANSIT_AHEAD && lane->writes;
+    if (early || !(t->flags & FOS_TRANSIT_DATA)) fos_merge_park(core, lane, t, early);
     fos_lane_drain(core, lane, t->number, t->ts, 0);
 }
 
 /* Frames of units and parked packets that stay behind must not depend on the ring. */
 static void fos_lane_spill(fos_core *core, fos_lane *lane) {
     for (int dir = 0; dir < 2; dir++) {
-        for (fos_parked *p = lane->way[dir].first; p; p = p->next) {
-            if (p->packet.flags & FOS_TRANSIT_BLOCK) continue;
-            fos_block *block = fos_block_new(&core->blocks, p->packet.captured);
-            if (!block) { core->failed = 1; return; }
-            memcpy(block->data, p->packet.frame, p->packet.captured);
-            p->packet.frame = block->data;
-            p->packet.flags |= FOS_TRANSIT_BLOCK;
-            FOS_COUNT(&core->counters, merged_spilled);
-        }
+        for (fos_parked *p = lane->way[dir].first; p; p = p->next) fos_parked_spill(core, p);
+        for (fos_parked *p = lane->way[dir].early; p; p = p->next) fos_parked_spill(core, p);
     }
 }
 

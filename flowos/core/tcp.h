@@ -137,8 +137,8 @@ FOS_NOINLINE void fos_tcp_wait(fos_core *core, uint32_t index, const fos_conn *c
                      .data = data + trim, .frame = o.frame, .ts = o.ts, .packet = o.packet, .wire = o.wire,
                      .captured = o.captured, .l3 = o.l3, .l4 = o.l4, .flags = o.flags};
     if ((h->flags & FOS_HALF_STARTED) && seg.start <= h->acked) seg.acked_since = fos_tcp_clock(c);
-    uint64_t before = ooo->pieces.bytes, pieces = ooo->pieces.count;
-    int met = fos_pieces_insert(&ooo->pieces, &core->pieces, &seg, core->tcp_policy);
+    uint64_t before = ooo->pieces.bytes;
+    int met = fos_pieces_insert(&ooo->pieces, &core->pieces, &seg, core->tcp_policy), news = !(met & FOS_MET_NOTHING_NEW);
     if (len > cap) {
         fos_piece cut = seg;
         cut.start = off + (cap > trim ? cap : trim);
@@ -146,10 +146,12 @@ FOS_NOINLINE void fos_tcp_wait(fos_core *core, uint32_t index, const fos_conn *c
         cut.data = NULL;
         cut.flags |= FOS_UNIT_SAME_DATAGRAM;
         cut.acked_since = (h->flags & FOS_HALF_STARTED) && cut.start <= h->acked ? fos_tcp_clock(c) : 0;
-        met |= fos_pieces_insert(&ooo->pieces, &core->pieces, &cut, core->tcp_policy);
+        int behind = fos_pieces_insert(&ooo->pieces, &core->pieces, &cut, core->tcp_policy);
+        news |= !(behind & FOS_MET_NOTHING_NEW);
+        met |= behind;
     }
     core->waiting_bytes += ooo->pieces.bytes - before;
-    core->waited += ooo->pieces.bytes != before || ooo->pieces.count != pieces;
+    core->waited += (uint64_t)news;           /* or took the place of what waited */
     if (met & FOS_MET_OVERLAP) FOS_COUNT(&core->counters, tcp_overlaps);
     if (met & FOS_MET_CONFLICT) FOS_COUNT(&core->counters, tcp_conflicts);
     if (met & FOS_MET_NO_MEMORY) core->failed = 1;

@@ -6,6 +6,8 @@
     python benchmarks/flowos_jobs.py pipeline PATTERN... FILE.pcap       a module per pattern
     python benchmarks/flowos_jobs.py windows K FILE.pcap                 K modules that are called and do nothing
     python benchmarks/flowos_jobs.py batches K FILE.pcap                 the same, called with lists of windows
+    python benchmarks/flowos_jobs.py forward OUT.pcap FILE.pcap          nobody attached, all written
+    python benchmarks/flowos_jobs.py bypass OUT.pcap FILE.pcap           an editor attached to a flow that has no packet here
     python benchmarks/flowos_jobs.py strip PATTERN OUT.pcap FILE.pcap    modules/http_strip.py, as it is shipped
 
 The modules are Python, called per window.  One line of JSON says what was found.
@@ -63,15 +65,17 @@ class NothingAtOnce(flowos.Module):
         pass
 
 
-def run(path, modules, out=None):
-    """Run one engine over a file; give how many packets it took."""
+def run(path, modules, out=None, match=None):
+    """Run one engine over a file; give how many packets it took, and the attachments."""
     with flowos.Engine() as engine:
         engine.add_port(path)
         if out is not None:
             engine.add_output(out, "pcap")
-        attached = [engine.attach(module) for module in modules]
+        if match is not None:
+            engine.create_flow("jobs", match)
+        attached = [engine.attach(module, None if match is None else "jobs") for module in modules]
         engine.run()
-        return {"packets": engine.packets, "windows": attached[0].counters["windows"]}, attached
+        return {"packets": engine.packets, "windows": sum(one.counters["windows"] for one in attached)}, attached
 
 
 def main(job, *given):
@@ -85,9 +89,11 @@ def main(job, *given):
                 "packets_squared": counted["rows_squared"]}
     if job in ("windows", "batches"):
         return run(path, [Nothing() if job == "windows" else NothingAtOnce() for _ in range(int(given[0]))])[0]
+    if job in ("forward", "bypass"):
+        return run(path, [HttpStrip(b"-")] if job == "bypass" else [], given[0], "tcp,tp_dst=1" if job == "bypass" else None)[0]
     if job == "strip":
         answer, attached = run(path, [HttpStrip(patterns[0])], given[1])
-        return {**answer, "patterns": attached[0].counters["edits"], "left": 0}
+        return {**answer, "patterns": attached[0].counters["edits"]}
     if job == "bare":
         modules = [Bare(patterns[1], int(given[0]))]
         return {**run(path, modules)[0], "matches": modules[0].matches // int(given[0])}

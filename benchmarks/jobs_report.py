@@ -26,7 +26,7 @@ def times(result, job, which="ns_min"):
 
 def aims(result):
     """Give a line per aim: what was asked, what was measured, whether it is met."""
-    search, strip, pipeline = (times(result, job) for job in ("search", "strip", "pipeline"))
+    search, strip, forward, pipeline = (times(result, job) for job in ("search", "strip", "forward", "pipeline"))
     if FLOWOS in search and FLOOR in search:
         yield verdict("search in TCP streams", search[FLOWOS][None] / search[FLOOR][None], 1.5, "x the floor's search")
     if FLOWOS in strip and FLOOR in strip:
@@ -36,6 +36,9 @@ def aims(result):
         written = strip["floor (C), to a file"][None] - strip[FLOOR][None]
         yield verdict("strip, to a file", strip["FlowOS, to a file"][None], 1.9 * strip[FLOOR][None] + written,
                       f"ns per packet, writing the file costs the floor {written:.0f}")
+    if FLOWOS in forward and "FlowOS, bypassed" in forward:
+        yield verdict("a connection that no module is attached to", forward["FlowOS, bypassed"][None] / forward[FLOWOS][None], 1.05,
+                      "x forwarding alone")
     one, many = pipeline.get(FLOWOS, {}).get(1), pipeline.get(FLOWOS, {}).get(8)
     again = next((by for name, by in search.items() if name.startswith("FlowOS, searched")), None)
     if one and many and again:
@@ -64,7 +67,7 @@ def markdown(result, plots):
              f"{host['cpu']}, {host['cpus']} CPUs{' (virtual)' if host['virtual'] else ''}, Linux {host['kernel']}, "
              f"{host['compiler']}, Python {host['python']}; {versions}.", "",
              f"CPU time of whole processes, net of the same on one packet; minimum and median of {result['rounds']} interleaved "
-             f"rounds ({result['slow_rounds']} for what runs on a part). Load before {result['load'][0]:.1f}, after "
+             f"rounds ({result['slow_rounds']} for what runs on a part, and for the curves). Load before {result['load'][0]:.1f}, after "
              f"{result['load'][1]:.1f}; the hypervisor took {result['steal']:.1f} s. Made by `benchmarks/jobs.py`.", ""]
     lines += [f"- {line}" for line in aims(result)] + [""]
     lines += [f"![{title}]({name})" for title, name in plots]

@@ -25,6 +25,7 @@ import re
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memchr, memcpy, memmove
+from posix.strings cimport strncasecmp
 
 from flowos.core.decoder cimport Decoder
 from flowos.core.unit cimport (FOS_UNIT_DECODER, FOS_UNIT_GAP, FOS_UNIT_INCOMPLETE, fos_sink,
@@ -327,14 +328,23 @@ cdef class Head:
         if line == 0 or not fos_http_start_line(&self.start, text, line, False):
             self.start = fos_http_start(0, text[:5] == b"HTTP/", 0, 1)
         fos_http_fields(&self.fields, text, len(text))
-        line = connection_line(text)
-        if line < 0:
-            return
-        for name, value in parse_fields(text[line:].split(b"\n")):
+        line = connection_line(text, 0)
+        while line >= 0:
+            line = self.take_options(line)
+
+    cdef Py_ssize_t take_options(self, Py_ssize_t line) except -2:
+        """Read the options of the Connection field that begins here; give where the next one does, or -1."""
+        cdef Py_ssize_t end = self.text.find(b"\n", line) + 1 or len(self.text)
+        if self.text[end:end + 1] in (b" ", b"\t"):   # folded: the line that is none ends it
+            fields = parse_fields(self.text[line:].split(b"\n"))
+        else:
+            fields = parse_fields([self.text[line:end - 1] if end > line and self.text[end - 1] == 10 else self.text[line:end]])
+        for name, value in fields:
             if name.lower() == b"connection":
                 options = [option.strip() for option in value.lower().split(b",")]
                 self.keeps |= b"keep-alive" in options
                 self.closes |= b"close" in options
+        return connection_line(self.text, end - 1) if end < len(self.text) else -1
 
     cdef Head remembered(self):
         """Give what a response needs of its request: the start line and the options, no text."""
@@ -362,17 +372,17 @@ cdef class Head:
         return edits
 
 
-cdef Py_ssize_t connection_line(bytes text):
-    """Where the first line begins that may be a Connection field, or -1."""
+cdef Py_ssize_t connection_line(bytes text, Py_ssize_t start):
+    """Where the first line behind a line end at or behind `start` begins that may be a Connection field, or -1."""
     cdef const char *p = text
-    cdef const char *at = p
+    cdef const char *at = p + start
     cdef const char *end = p + len(text)
     while True:
         at = <const char *>memchr(at, 10, end - at)
         if at == NULL or end - at < 11:
             return -1
         at += 1
-        if at[0] | 32 == 99 and text[at - p:at - p + 10].lower() == b"connection":
+        if strncasecmp(at, b"connection", 10) == 0:
             return at - p
 
 

@@ -24,7 +24,6 @@
 enum {
     FOS_EDITS_KEPT = 256,     /* edits remembered behind the acknowledged bytes, for late packets */
     FOS_MERGE_FETCH = 512,    /* bytes of a frame that are fetched ahead: from there on the processor sees where it goes */
-    FOS_MERGE_AHEAD = 4,      /* entries of the log whose lanes are fetched ahead */
 };
 
 /* ---- TCP as it leaves -------------------------------------------------------------------------- */
@@ -866,16 +865,6 @@ static void fos_lane_discard(fos_core *core, fos_lane *lane) {
 /* After the modules: let everything leave that may. */
 static void fos_merge(fos_core *core) {
     for (uint32_t i = 0; i < core->log.count; i++) {
-        if (core->lane_count && i + FOS_MERGE_AHEAD < core->log.count) {
-            const fos_transit *t = &core->log.items[i + FOS_MERGE_AHEAD];
-            const fos_lane *lane = fos_lane_of(core, t->conn);
-            if (lane) {
-                __builtin_prefetch(lane);
-                __builtin_prefetch(&lane->way[t->dir]);
-                __builtin_prefetch(&lane->way[t->dir].next_unit);
-                __builtin_prefetch(&lane->way[!t->dir].next_unit);
-            }
-        }
         fos_merge_entry(core, &core->log.items[i]);
         fos_transit_drop(core, &core->log.items[i]);
     }

@@ -54,11 +54,13 @@ class Engine(BaseEngine):
     >>> count.total > 0
     True
 
+    `ports`, two specs or ports by name, connects them: Engine(ports={"lan": "xdp:eth0", "wan": "xdp:eth1"}).
+
     One engine has no globals and belongs to one thread at a time.  UsageError where a rule of
     the library is broken, CaptureError where an input is no capture.
     """
 
-    def __init__(self, config=None):
+    def __init__(self, config=None, ports=None):
         super().__init__()
         self._flows = {}
         self._inputs = []
@@ -69,8 +71,14 @@ class Engine(BaseEngine):
         self._classifier = None
         self._stopping = False
         self._poll = None
+        self.ports = {}
+        if ports is not None:
+            if not isinstance(ports, dict) or len(ports) != 2:
+                raise UsageError(f"ports={ports!r}; expected two by name, such as {{'lan': 'xdp:eth0', 'wan': 'xdp:eth1'}}")
+            self.connect(*ports.values())
+            self.ports = dict(zip(ports, self._inputs))
 
-    def __new__(cls, config=None):
+    def __new__(cls, config=None, ports=None):
         if config is not None and not isinstance(config, Config):
             raise UsageError(f"an engine is made with a flowos.Config, not with {config!r}")
         return super().__new__(cls, Config() if config is None else config)
@@ -318,7 +326,7 @@ class Engine(BaseEngine):
         self._stopping = False
         before, live = self.packets, self.connected or any(port.live for port in self._inputs)
         while self.step() and not self._stopping:
-            if live and before == self.packets:
+            if live and before == self.packets and not self.config.busy:
                 self._wait()
             before = self.packets
 
@@ -337,7 +345,9 @@ class Engine(BaseEngine):
                     self._poll = False
                     break
         seconds = min(0.2, self.next_timer)
-        if self._poll:
+        if self.stalled:                      # a port that is not read from would wake us at once
+            time.sleep(min(seconds, 0.001))
+        elif self._poll:
             self._poll.poll(max(0, math.ceil(seconds * 1000)))
         else:
             time.sleep(min(seconds, 0.001))

@@ -245,6 +245,8 @@ class Config:
     pickup_pieces: int
     pickup_bytes: int
     pickup_seconds: float
+    overload: str
+    busy: bool
     keep_bytes: int
     defrag_datagrams: int
     defrag_pieces: int
@@ -278,6 +280,8 @@ class Config:
         pickup_pieces: int = ...,
         pickup_bytes: int = ...,
         pickup_seconds: float = ...,
+        overload: str = ...,
+        busy: bool = ...,
         keep_bytes: int = ...,
         defrag_datagrams: int = ...,
         defrag_pieces: int = ...,
@@ -355,7 +359,8 @@ class _Capture(NamedTuple):
     last_ns: int | None
 
 class Engine:
-    def __init__(self, config: Config | None = None) -> None: ...
+    ports: dict[str, Any]
+    def __init__(self, config: Config | None = None, ports: dict[str, Any] | None = None) -> None: ...
     @property
     def config(self) -> Config: ...
     def add_port(self, spec: Any) -> None: ...

@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from flowos.core.errors import UsageError
 
 POLICIES = ("first", "last", "linux", "bsd", "windows")
+OVERLOAD = ("drop", "wait")
 #: Seconds that no capture lasts, yet few enough that a deadline fits 64 bits of nanoseconds: 73 years.
 NEVER = 2.3e9
 
@@ -49,6 +50,8 @@ class Config:
     pickup_bytes: int = 64 << 10
     pickup_seconds: float = 1.0
 
+    overload: str = "drop"                  # connected ports, no room on a way out: drop what comes, or take nothing in
+    busy: bool = False                      # connected ports: ask again and again instead of sleeping until something comes
     keep_bytes: int = 1 << 20               # in line, per direction of an edited connection: held, queued, not acknowledged
 
     defrag_datagrams: int = 8192            # under defragmentation at once
@@ -79,6 +82,9 @@ class Config:
         if name in ("tcp_policy", "ip_policy"):
             if value not in POLICIES:
                 raise UsageError(f"Config.{name} is {value!r}, expected one of {', '.join(POLICIES)}")
+        elif name == "overload":
+            if value not in OVERLOAD:
+                raise UsageError(f"Config.{name} is {value!r}, expected one of {', '.join(OVERLOAD)}")
         elif name == "tunnels":
             object.__setattr__(self, name, frozenset(value))
             for tunnel in self.tunnels:

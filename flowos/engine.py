@@ -67,11 +67,13 @@ class Engine(BaseEngine):
     >>> count.total > 0
     True
 
+    `ports`, two specs or ports by name, connects them: Engine(ports={"lan": "xdp:eth0", "wan": "xdp:eth1"}).
+
     One engine has no globals and belongs to one thread at a time.  UsageError where a rule of
     the library is broken, CaptureError where an input is no capture.
     """
 
-    def __init__(self, config=None):
+    def __init__(self, config=None, ports=None):
         super().__init__()
         self._flows = {}
         self._inputs = []
@@ -83,8 +85,14 @@ class Engine(BaseEngine):
         self._stopping = False
         self._poll, self._longest = None, 0.2
         self._threads = False
+        self.ports = {}
+        if ports is not None:
+            if not isinstance(ports, dict) or len(ports) != 2:
+                raise UsageError(f"ports={ports!r}; expected two by name, such as {{'lan': 'xdp:eth0', 'wan': 'xdp:eth1'}}")
+            self.connect(*ports.values())
+            self.ports = dict(zip(ports, self._inputs))
 
-    def __new__(cls, config=None):
+    def __new__(cls, config=None, ports=None):
         if config is not None and not isinstance(config, Config):
             raise UsageError(f"an engine is made with a flowos.Config, not with {config!r}")
         return super().__new__(cls, Config() if config is None else config)
@@ -349,7 +357,7 @@ class Engine(BaseEngine):
         self._stopping = False
         before, live = self.packets, self.connected or any(port.live for port in self._inputs)
         while self.step() and not self._stopping:
-            if live and before == self.packets:
+            if live and before == self.packets and not self.config.busy:
                 self._wait()
             before = self.packets
 
@@ -369,6 +377,9 @@ class Engine(BaseEngine):
             if self.bell is not None:
                 self._poll.register(self.bell, select.POLLIN)
         seconds = min(self._longest, self.next_timer)
+        if self.stalled:                      # a port that is not read from would wake us at once
+            time.sleep(min(seconds, 0.001))
+            return
         for descriptor, _event in self._poll.poll(max(0, math.ceil(seconds * 1000))):
             if self.bell is not None and descriptor == self.bell.fileno():
                 self.bell.hush()

@@ -44,7 +44,7 @@ cdef class BlockPort(Port):
     `slots`, a power of two, is the size of the RX ring; there is no TX ring.  `group`, 1 to 65535: ports
     of that number, also of other processes, share the interface's connections among them, each
     connection and both its directions going to one of them (PACKET_FANOUT).  `promiscuous`: also what is not for this
-    host.  `outgoing`: also what the host sends.  No call blocks; `fileno` can be waited on.  CaptureError: no such
+    host.  `outgoing`: also what the host sends.  `blocks`: of 256 KiB each.  No call blocks; `fileno` can be waited on.  CaptureError: no such
     interface, or no right to it.
 
     >>> from flowos import FlowOSError
@@ -53,12 +53,14 @@ cdef class BlockPort(Port):
     packet:no-such-one: no such network interface
     """
 
-    def __cinit__(self, interface, slots=4096, group=None, promiscuous=True, outgoing=True):
+    def __cinit__(self, interface, slots=4096, group=None, promiscuous=True, outgoing=True, blocks=BLOCKS):
         cdef uint8_t[::1] view
         self.interface, self.live = interface, True
         self.name = f"packet:{interface}" if group is None else f"packet:{interface}/{group}"
         if group is not None and not 1 <= group <= 65535:
             raise UsageError(f"{self.name}: group {group}; expected 1 to 65535")
+        if not 2 <= blocks <= 4096:
+            raise UsageError(f"{self.name}: {blocks} blocks; expected 2 to 4096")
         self.index = index_of(interface, self.name)
         self.io = <fos_block_io *> calloc(1, sizeof(fos_block_io))
         if self.io == NULL:
@@ -71,7 +73,7 @@ cdef class BlockPort(Port):
             raise MemoryError(f"{self.name}: no memory")
         try:
             self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
-            self.open_socket(group, promiscuous, outgoing)
+            self.open_socket(group, promiscuous, outgoing, blocks)
         except PermissionError as error:
             raise CaptureError(f"{self.name}: no right to open a packet socket; run as root, or give the program "
                                "CAP_NET_RAW (setcap cap_net_raw+ep PROGRAM)") from error
@@ -79,22 +81,22 @@ cdef class BlockPort(Port):
             raise CaptureError(f"{self.name}: {error.strerror}") from error
         view = self.mapping
         self.io.map = &view[0]
-        self.io.size, self.io.count = BLOCK, BLOCKS
+        self.io.size, self.io.count = BLOCK, blocks
 
     def __dealloc__(self):
         if self.io != NULL:
             free(self.io.ends)
             free(self.io)
 
-    def open_socket(self, group, promiscuous, outgoing):
+    def open_socket(self, group, promiscuous, outgoing, blocks):
         """Set the socket up, map its blocks and bind it; only then do frames come."""
         sock = self.socket
         sock.setsockopt(SOL_PACKET, VERSION, TPACKET_V3)
         sock.setsockopt(SOL_PACKET, RESERVE, FOS_BLOCK_TAG)
         if not outgoing:
             sock.setsockopt(SOL_PACKET, IGNORE_OUTGOING, 1)
-        sock.setsockopt(SOL_PACKET, RX_RING, struct.pack("7I", BLOCK, BLOCKS, FRAME, BLOCK // FRAME * BLOCKS, MILLISECONDS, 0, 0))
-        self.mapping = mmap.mmap(sock.fileno(), BLOCK * BLOCKS, mmap.MAP_SHARED)
+        sock.setsockopt(SOL_PACKET, RX_RING, struct.pack("7I", BLOCK, blocks, FRAME, BLOCK // FRAME * blocks, MILLISECONDS, 0, 0))
+        self.mapping = mmap.mmap(sock.fileno(), BLOCK * blocks, mmap.MAP_SHARED)
         if promiscuous:
             sock.setsockopt(SOL_PACKET, ADD_MEMBERSHIP, struct.pack("iHH8s", self.index, MR_PROMISC, 0, b""))
         sock.bind((self.interface, ETH_P_ALL))

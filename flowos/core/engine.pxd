@@ -27,6 +27,7 @@ cdef class BaseEngine:
     cdef list workers                  # attachments whose modules have threads of their own
     cdef public object bell            # a worker.Bell that such a thread wakes a sleeping engine by, or None
     cdef list wired                    # two ports that are connected, or None
+    cdef readonly bint stalled      # a way out has no room, and the policy is to wait for it
     cdef list outputs                  # ports that packets leave by
     cdef uint64_t serials              # attachments made so far
     cdef int64_t held_checked          # capture time when holds were last looked at
@@ -57,6 +58,7 @@ cdef class BaseEngine:
     cdef int _check_core(self) except -1
     cdef int _reframe(self, uint32_t index) except -1
     cdef int _step_wired(self) except -1
+    cdef uint32_t room_behind(self, Port out) except? 0xffffffff
     cdef bint _wired_ended(self) except -1
     cdef int _decode(self, uint32_t index) except -1
     cdef int _call(self, Attachment a, uint32_t n) except -1

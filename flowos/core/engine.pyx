@@ -525,14 +525,16 @@ cdef class BaseEngine:
         cdef Port port
         cdef fos_core *c = self.core.c
         cdef int taken = 0
+        cdef uint32_t batches
         cdef int64_t now
-        self.busy = True
+        self.busy, self.stalled = True, False
         try:
             for number, port in enumerate(self.wired):
                 self.port = port
                 c.iface_base = number
+                batches = self.room_behind(<Port>self.wired[1 - number])
                 with nogil:
-                    taken += self.pump(4)
+                    taken += self.pump(batches)
         finally:
             self.busy = False
         self._check_core()
@@ -552,6 +554,16 @@ cdef class BaseEngine:
                 for port in self.wired:
                     port.rx.head = port.rx.cur
         return taken
+
+    cdef uint32_t room_behind(self, Port out) except? 0xffffffff:
+        """Send what waits on a way out; how many batches may be taken in for it, by the policy of overload."""
+        cdef uint32_t batches = 4
+        if out.tx.tail - out.tx.head < out.tx.size:
+            out.txsync()
+        if self.config.overload == "wait":
+            batches = 4 * (out.tx.tail - out.tx.head) // out.tx.size
+            self.stalled = self.stalled or batches == 0
+        return batches
 
     cdef bint _wired_ended(self) except -1:
         """Have both of the connected ports ended, with all that came taken?"""

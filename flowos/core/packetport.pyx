@@ -53,7 +53,7 @@ cdef class PacketPort(Port):
     Frames are gone once their slot was released and the port synced again.  `slots`, a power of two, is
     the size of each ring; twice as many buffers come from `arena`, or from a new one whose buffers hold
     the interface's MTU.  `promiscuous`: also what is not for this host.  `outgoing`: also what others send
-    on the interface, for those who only look on; in line it would make loops.  No call blocks; `fileno` can
+    on the interface, for those who only look on; in line it would make loops.  `receive`: False to send only.  No call blocks; `fileno` can
     be waited on.  CaptureError: no such interface, or no right to it.
 
     >>> from flowos import FlowOSError
@@ -62,7 +62,7 @@ cdef class PacketPort(Port):
     packet:no-such-one: no such network interface
     """
 
-    def __cinit__(self, interface, slots=512, Arena arena=None, promiscuous=True, outgoing=False):
+    def __cinit__(self, interface, slots=512, Arena arena=None, promiscuous=True, outgoing=False, receive=True):
         self.name = f"packet:{interface}"
         self.interface = interface
         self.index = index_of(interface, self.name)
@@ -74,7 +74,7 @@ cdef class PacketPort(Port):
         self.io.parser.tunnels = FOS_TUNNEL_ALL
         try:
             self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
-            self.open_socket(promiscuous, outgoing)
+            self.open_socket(promiscuous and receive, outgoing, receive)
         except PermissionError as error:
             raise CaptureError(f"{self.name}: no right to open a packet socket; run as root, or give the program "
                                "CAP_NET_RAW (setcap cap_net_raw+ep PROGRAM)") from error
@@ -93,7 +93,7 @@ cdef class PacketPort(Port):
         free_slots(&self.tx, self.arena)
         free(self.io)
 
-    def open_socket(self, promiscuous, outgoing):
+    def open_socket(self, promiscuous, outgoing, receive):
         """Set the socket up and bind it; only then do frames come."""
         cdef int kind
         sock = self.socket
@@ -110,7 +110,7 @@ cdef class PacketPort(Port):
             raise OSError(error.errno, "this kernel cannot tell received from sent frames; Linux 4.20 can") from error
         if promiscuous:
             sock.setsockopt(SOL_PACKET, ADD_MEMBERSHIP, struct.pack("iHH8s", self.index, MR_PROMISC, 0, b""))
-        sock.bind((self.interface, ETH_P_ALL))
+        sock.bind((self.interface, ETH_P_ALL if receive else 0))
         kind = sock.getsockname()[3]
         if kind not in LINKS:
             raise OSError(errno.EAFNOSUPPORT, f"its frames are of hardware type {kind}; expected Ethernet or raw IP")

@@ -77,6 +77,16 @@ FOS_INLINE void fos_slot_swap(fos_slot *a, fos_slot *b) {
     b->flags |= FOS_SLOT_CHANGED;
 }
 
+/* Swap buffers, and let a free slot take over what the other says about its packet. */
+FOS_INLINE void fos_slot_forward(fos_slot *to, fos_slot *packet) {
+    fos_slot_swap(to, packet);
+    to->ts = packet->ts;
+    to->len = packet->len;
+    to->wire = packet->wire;
+    to->link = packet->link;
+    to->iface = packet->iface;
+}
+
 /* 0 when the ring's invariants hold, else the number of the first broken one. */
 FOS_INLINE int fos_ring_check(const fos_ring *r) {
     if (r->size == 0 || (r->size & (r->size - 1))) return 1;

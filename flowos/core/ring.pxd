@@ -35,6 +35,7 @@ cdef extern from "ring.h" nogil:
     uint32_t fos_ring_avail(const fos_ring *ring)
     fos_slot *fos_ring_slot(const fos_ring *ring, uint32_t index)
     void fos_slot_swap(fos_slot *a, fos_slot *b)
+    void fos_slot_forward(fos_slot *to, fos_slot *packet)
     int fos_ring_check(const fos_ring *ring)
 
 

@@ -181,6 +181,74 @@ cdef class Ring:
         if a != b:
             fos_slot_swap(a, b)
 
+    def read(self, most=None):
+        """Take at most `most` packets from `cur` on and release them: a list of (ts, wire, bytes).
+
+        `ts` in nanoseconds, `wire` the bytes that the frame had; the bytes are copies.  Slots that were held back
+        before `cur` are released too.
+        """
+        cdef uint32_t i, n = self.c.tail - self.c.cur
+        cdef fos_slot *slot
+        cdef list packets = []
+        if most is not None and most < n:
+            n = max(0, most)
+        for i in range(n):
+            slot = fos_ring_slot(self.c, self.c.cur + i)
+            packets.append((slot.ts, slot.wire, (<const char *> slot.ptr)[:slot.len]))
+        self.c.cur += n
+        self.c.head = self.c.cur
+        return packets
+
+    def write(self, data, count=1):
+        """Fill at most `count` free slots from `cur` on with a frame each, all the same, for the next sync; returns how many.
+
+        UsageError: the frame does not fit, or the slots have no buffers.
+        """
+        cdef const unsigned char[::1] view = data
+        cdef uint32_t i, n = self.c.tail - self.c.cur
+        cdef fos_slot *slot
+        if count < n:
+            n = max(0, count)
+        for i in range(n):
+            slot = fos_ring_slot(self.c, self.c.cur)
+            if slot.buffer == FOS_NO_BUFFER or view.shape[0] > self.c.buffer_size:
+                raise UsageError(f"{view.shape[0]} bytes; "
+                                 + ("the slot has no buffer of its own" if slot.buffer == FOS_NO_BUFFER
+                                    else f"the buffer holds {self.c.buffer_size}"))
+            if view.shape[0]:
+                memcpy(<void *> slot.ptr, &view[0], view.shape[0])
+            slot.len = slot.wire = <uint32_t> view.shape[0]
+            self.c.cur += 1
+            self.c.head = self.c.cur
+        return n
+
+    def take(self, Ring other, most=None):
+        """Fill free slots with packets of a port's RX ring, by swapping buffers, and release those; returns how many.
+
+        As many as there are of both from `cur` on, at most `most`; not a byte is copied.  UsageError: the rings are on
+        different arenas or none.  Source: D3.2 section 4.1.6.
+
+        >>> from flowos.core.arena import Arena
+        >>> arena = Arena(8)
+        >>> came, free = Ring(4, arena), Ring(4, arena)
+        >>> came.offer(3); free.offer(4); came[0].data = b"first"
+        >>> free.take(came), came.avail, free.avail, free.head
+        (3, 0, 1, 3)
+        """
+        cdef uint32_t i, n = min(self.c.tail - self.c.cur, other.c.tail - other.c.cur)
+        if self.arena is None or other.arena is not self.arena or self.c == other.c:
+            raise UsageError("slots are swapped between two rings on one arena")
+        if most is not None and most < n:
+            n = max(0, most)
+        with nogil:
+            for i in range(n):
+                fos_slot_forward(fos_ring_slot(self.c, self.c.cur + i), fos_ring_slot(other.c, other.c.cur + i))
+        self.c.cur += n
+        self.c.head = self.c.cur
+        other.c.cur += n
+        other.c.head = other.c.cur
+        return n
+
     def _check(self):
         """Raise AssertionError where an invariant is broken."""
         cdef uint32_t i, count = self.c.size
@@ -248,8 +316,7 @@ cdef class Slot:
         if self.ring.arena is None or other.ring.arena is not self.ring.arena:
             raise UsageError("slots are swapped between rings on one arena")
         if mine != theirs:
-            fos_slot_swap(mine, theirs)
-            mine.len, mine.wire, mine.ts, mine.link = theirs.len, theirs.wire, theirs.ts, theirs.link
+            fos_slot_forward(mine, theirs)
 
     @property
     def address(self):

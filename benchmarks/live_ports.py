@@ -1,0 +1,123 @@
+"""Claim: rings from Python receive, send and forward at least 0.9 of the packets per CPU-second of C, from batch 32 on.
+
+    python benchmarks/live_ports.py [--rounds N] [--seconds S] [--quick]      needs root; measures, writes the result file
+
+    namespaces:   one ── veth ── middle ── veth ── two        60-byte frames, AF_XDP in copy mode, one queue
+
+The program under test runs in the middle, on one core: FlowOS's rings (live_flowos.py), an engine in line that classifies and
+merges, and the C program (live_floor.c), one after another in each round.  Generator and sink are the C program in every
+case, on the other core.  Packets per CPU-second of the process's own loop are compared, as the median of the rounds.
+"""
+import argparse
+import contextlib
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from measure import host
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULT = ROOT / "benchmarks/results/2026-11-21-live-ports.json"
+SPACES = {where: f"flowos-bench-{where}" for where in ("one", "middle", "two")}
+BATCHES = (1, 8, 32, 64, 256)
+
+
+def ip(*words):
+    """Run an `ip` command, which must succeed."""
+    subprocess.run(["ip", *words], check=True, capture_output=True, timeout=30)
+
+
+@contextlib.contextmanager
+def network():
+    """Make the three namespaces; they go in the end."""
+    clear()
+    try:
+        for space in SPACES.values():
+            ip("netns", "add", space)
+        for left, one, right, two in (("one", "far0", "middle", "mid0"), ("middle", "mid1", "two", "far1")):
+            ip("link", "add", one, "netns", SPACES[left], "type", "veth", "peer", "name", two, "netns", SPACES[right])
+            for where, name in (left, one), (right, two):
+                inside(where, "sysctl", "-qw", f"net.ipv6.conf.{name}.disable_ipv6=1")
+                ip("-n", SPACES[where], "link", "set", name, "up")
+        yield
+    finally:
+        clear()
+
+
+def clear():
+    """Remove what an earlier run may have left."""
+    for space in SPACES.values():
+        subprocess.run(["ip", "netns", "del", space], capture_output=True, timeout=30, check=False)
+
+
+def inside(where, *words):
+    """Run a command in a namespace."""
+    subprocess.run(["ip", "netns", "exec", SPACES[where], *words], check=True, capture_output=True, timeout=30)
+
+
+@contextlib.contextmanager
+def running(where, core, *words):
+    """Run a program in a namespace on one core, ready when this is entered; interrupted in the end."""
+    command = ["ip", "netns", "exec", SPACES[where], "taskset", "-c", str(core), *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
+        try:
+            if process.stdout.readline() != "ready\n":
+                raise RuntimeError(f"{' '.join(map(str, words))}: did not start")
+            yield process
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(30)
+
+
+def measure(floor, who, mode, batch, seconds):
+    """Run one mode of one program with the traffic it needs; gives {"packets", "cpu"}."""
+    ends = ["mid0", "mid1"] if mode in ("forward", "engine") else ["mid1"] if mode == "tx" else ["mid0"]
+    program = [floor, mode, *ends] if who == "c" else [
+        sys.executable, ROOT / "benchmarks/live_flowos.py", mode, *(f"xdp:{end}" for end in ends)]
+    with contextlib.ExitStack() as stack:
+        if mode != "rx":
+            stack.enter_context(running("two", 0, floor, "rx", "far1", 64, 60))
+        tested = stack.enter_context(running("middle", 1, *program, batch, seconds))
+        if mode != "tx":
+            stack.enter_context(running("one", 0, floor, "tx", "far0", 32, seconds + 5))
+        return json.loads(tested.stdout.readline())
+
+
+def main():
+    """Measure, print and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--quick", action="store_true", help="does everything work? figures mean nothing")
+    arguments = parser.parse_args()
+    rounds, seconds = (1, 0.3) if arguments.quick else (arguments.rounds, arguments.seconds)
+    figures = {}
+    with tempfile.TemporaryDirectory() as folder, network():
+        floor = Path(folder) / "live_floor"
+        subprocess.run(["gcc", "-O2", "-o", floor, ROOT / "benchmarks/live_floor.c"], check=True, timeout=60)
+        cases = [(mode, batch) for mode in ("rx", "tx", "forward") for batch in BATCHES] + [("engine", 256)]
+        for _round in range(rounds):
+            for mode, batch in cases:
+                for who in ("flowos", "c") if mode != "engine" else ("flowos",):
+                    done = measure(floor, who, mode, batch, seconds)
+                    figures.setdefault(f"{mode} {batch} {who}", []).append(done["packets"] / max(done["cpu"], 1e-6))
+                    time.sleep(0.05)
+    told = {}
+    for mode, batch in cases:
+        ours = statistics.median(figures[f"{mode} {batch} flowos"])
+        theirs = statistics.median(figures[f"{'forward' if mode == 'engine' else mode} {batch} c"])
+        told[f"{mode} {batch}"] = {"flowos": round(ours), "c": round(theirs), "ratio": round(ours / theirs, 3)}
+        print(f"{mode:<8} batch {batch:>3}: {ours / 1e6:6.3f} M packets per CPU-second, C {theirs / 1e6:6.3f}, ratio {ours / theirs:.2f}")
+    if not arguments.quick:
+        RESULT.write_text(json.dumps({"date": "2026-11-21", "host": host(), "rounds": rounds, "seconds": seconds, "figures": told,
+                                      "all": {name: [round(value) for value in values] for name, values in figures.items()}}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -27,6 +27,7 @@ sys.path[:0] = [str(HERE), str(ROOT)]
 
 import measure                                                                                 # noqa: E402
 import offload_report                                                                          # noqa: E402
+from migration import best                                                                     # noqa: E402
 from flowos.services.offload import tfo                                                        # noqa: E402
 from flowos.services.offload_evaluation import STRATEGIES, Evaluation, strategy                # noqa: E402
 from flowos.services.offload_trace import PROFILES, Trace                                      # noqa: E402
@@ -154,16 +155,6 @@ def routes(count, seed=1):
     return (both >> np.uint64(8)).astype("u4"), (both & np.uint64(255)).astype("u1")
 
 
-def cpu(function, rounds=5):
-    """Give the least CPU time of a few rounds, seconds."""
-    times = []
-    for _ in range(rounds):
-        begun = time.process_time()
-        function()
-        times.append(time.process_time() - begun)
-    return min(times)
-
-
 def text(address):
     """Spell an IPv4 address.
 
@@ -184,7 +175,7 @@ def speed(prefixes, packets, batch=4096):
         for name in names:
             table.insert(name)
 
-    filled = cpu(fill, 1)
+    filled = best(fill, 1)
     weights = np.cumsum(1 / np.arange(1, len(networks) + 1))
     ranks = np.searchsorted(weights / weights[-1], rng.random(packets))
     zipf = networks[ranks] + rng.integers(0, 256, packets, dtype="u4")
@@ -205,13 +196,13 @@ def speed(prefixes, packets, batch=4096):
     found = {"prefixes": len(table), "packets": packets, "fill": filled, "bytes": table.statistics()["bytes"]}
     for name, match, addresses in (("zipf", table.match4, zipf), ("anywhere", table.match4, anywhere),
                                    ("ipv6", six.match6, far)):
-        found[name] = len(addresses) / cpu(lambda match=match, addresses=addresses: count(match, addresses)) / 1e6
-    found["tick"] = cpu(traffic.tick)
+        found[name] = len(addresses) / best(lambda match=match, addresses=addresses: count(match, addresses)) / 1e6
+    found["tick"] = best(traffic.tick)
     count(table.match4, zipf)
     traffic.tick()
     found["traffic_bytes"] = traffic.statistics()["bytes"]
     first = tfo(np.empty(0, "i4"), traffic.rates, 6000)
-    found["round"] = cpu(lambda: tfo(first.installed, traffic.rates, 6000))
+    found["round"] = best(lambda: tfo(first.installed, traffic.rates, 6000))
     found["rival"] = rival(names, zipf[:packets // 32], table)
     return found
 
@@ -229,10 +220,10 @@ def rival(names, addresses, table):
         trie.insert(name, number)
     filled = time.process_time() - begun
     asked = [text(address) for address in addresses]
-    best = cpu(lambda: [trie.get(address) for address in asked], 3)
+    least = best(lambda: [trie.get(address) for address in asked], 3)
     if [trie.get(address, -1) for address in asked] != table.match4(addresses).tolist():
         raise SystemExit("error: pytricia and the prefix table disagree")
-    return {"name": "pytricia", "mpps": len(asked) / best / 1e6, "fill": filled}
+    return {"name": "pytricia", "mpps": len(asked) / least / 1e6, "fill": filled}
 
 
 def main():

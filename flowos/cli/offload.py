@@ -165,7 +165,10 @@ def contestants_of(arguments, ns, room):
     if arguments.factor != "auto" and arguments.price is not None:
         raise UsageFault("offload: --price is for --factor auto")
     price = 10.0 if arguments.price is None else arguments.price
-    factor = None if arguments.factor == "auto" else numbers("--factor", arguments.factor)[0]
+    try:
+        factor = None if arguments.factor == "auto" else float(arguments.factor)
+    except ValueError:
+        raise UsageFault(f"offload: --factor {arguments.factor}: expected a number or auto") from None
     return {(name, n): strategy(name, n, room, Tuner(n, price) if factor is None else factor, arguments.most_changes)
             for name in names for n in ns}
 

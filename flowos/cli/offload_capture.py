@@ -9,6 +9,8 @@ from flowos.services.prefixes import MOST, PrefixTable
 
 # A silence, or a clock that jumps, ends after so many empty bins: all rates have faded by then.
 SILENCE = 1000
+# The id of a direction that had no packet yet; -1 is no prefix.
+UNKNOWN = -2
 
 
 def read_routes(path):
@@ -76,19 +78,31 @@ class Bins(Module):
     def __init__(self, prefixes, step):
         self.prefixes, self.step = prefixes, int(step * 1e9)
         self.ids = np.zeros((1024, 2), "i4")          # by connection slot and direction
+        self.ends = {}                                # by slot: where the two directions go to
         self.ready, self.parts = [], []
         self.end = None                               # of the current bin, ns
 
     def opened(self, connection):
-        """Note the prefixes that a connection's two directions go to, under its slot."""
+        """Note where a connection's two directions go to, under its slot."""
         while connection.slot >= len(self.ids):
             self.ids = np.concatenate([self.ids, np.zeros_like(self.ids)])
-        self.ids[connection.slot] = self.prefixes.id(connection.b.addr), self.prefixes.id(connection.a.addr)
+        self.ids[connection.slot] = UNKNOWN
+        self.ends[connection.slot] = connection.b.addr, connection.a.addr
+
+    def resolve(self, slots, directions):
+        """Find the prefixes of directions that have their first packet: others must not take up room."""
+        for slot, direction in dict.fromkeys(zip(slots.tolist(), directions.tolist())):
+            self.ids[slot, direction] = self.prefixes.id(self.ends[slot][direction])
 
     def process(self, window):
         """Take the datagrams of one delivery."""
         rows = window.array()
-        ids, times = self.ids[rows["connection"], rows["direction"]], rows["ts"]
+        slots, directions, times = rows["connection"], rows["direction"], rows["ts"]
+        ids = self.ids[slots, directions]
+        new = ids == UNKNOWN
+        if new.any():
+            self.resolve(slots[new], directions[new])
+            ids = self.ids[slots, directions]
         if self.end is None and len(rows):
             self.end = int(times[0]) + self.step
         times = np.maximum.accumulate(times)
@@ -100,7 +114,7 @@ class Bins(Module):
                 at = stop
             if at < len(ids):
                 self.cut()
-                empty = (int(times[at]) - self.end) // self.step
+                empty = (int(times[at]) - self.end) // self.step + 1
                 self.ready += [np.empty(0, "i4")] * min(empty, SILENCE)
                 self.end += empty * self.step
 

@@ -31,7 +31,7 @@ def as_json(source, evaluation, more, with_series):
 
 def as_table(source, evaluation, more, file):
     """Print the result for people: a line that sums it up, and a row per strategy and n."""
-    step, packets = evaluation.traffic.step, sum(evaluation.totals)
+    found, step, packets = rows(evaluation), evaluation.traffic.step, sum(evaluation.totals)
     line = (f"{source}: {packets:,} packets in {len(evaluation.totals):,} bins of {step:g} s, to {more['prefixes']:,} prefixes")
     if sum(evaluation.uncovered):
         line += f"; {sum(evaluation.uncovered):,} packets to no prefix that may be offloaded"
@@ -39,7 +39,7 @@ def as_table(source, evaluation, more, file):
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("strategy", "n", "offloaded", "left/s", "at most", "changes/bin", "at most", "of n"):
         table.add_column(heading, justify="left" if heading == "strategy" else "right")
-    for row in rows(evaluation):
+    for row in found:
         table.add_row(row["strategy"], f"{row['n']:,}", f"{row['gain']:.1%}", f"{row['left_median']:,.0f}",
                       f"{row['left_max']:,.0f}", f"{row['changes_median']:,.0f}", f"{row['changes_max']:,}",
                       f"{row['changes_median'] / row['n']:.1%}")

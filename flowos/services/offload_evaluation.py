@@ -42,6 +42,7 @@ class BinOptimal:
     """Serve each bin with its own n heaviest prefixes."""
 
     def __init__(self, n):
+        check_limits(n, 1.0)
         self.n, self.installed = n, NOTHING
 
     def serve(self, bin):
@@ -114,7 +115,9 @@ class Evaluation:
         self.totals, self.uncovered = [], []
 
     def serve(self, ids):
-        """Serve one bin, as long as the smallest time scale: ids in the order of packets."""
+        """Serve one bin, as long as the smallest time scale: ids in the order of packets, int32."""
+        if len(ids) and ids.max() >= len(self.seen):
+            raise UsageError(f"id {ids.max()}: expected -1 to {len(self.seen) - 1}")
         packets = np.ascontiguousarray(ids[ids >= 0], "i4") if len(ids) and ids.min() < 0 else ids
         traffic = self.traffic
         traffic.count(packets)

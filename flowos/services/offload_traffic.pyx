@@ -7,7 +7,7 @@
 At a tick each rate moves towards what was counted by the share step / scale: the shortest scale,
 which is the step, shows the last step just as it was; a longer one is a mean whose weights fall
 off exponentially, with the scale as their mean age.  No bin of the past is kept.  A tick costs
-the same whatever was counted: it is a pass over all rates, some 2 ms for a million prefixes.
+the same whatever was counted: it is a pass over all rates, some 20 ms for a million prefixes.
 """
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 

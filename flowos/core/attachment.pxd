@@ -28,6 +28,7 @@ cdef class Attachment:
     cdef dict journals                 # by number of flow: index of its journal in the plan
     cdef dict states                   # by connection record: the module's state of it
     cdef object make_state
+    cdef set bypassed                  # connection records that the module wants to see no more of
     cdef uint64_t windows, units, bytes, edits, removed, inserted, held, failures
     cdef int64_t ns
     cdef object worker                 # a Worker: its module runs on a thread of its own; None: in the engine's loop

@@ -41,7 +41,11 @@ enum fos_conn_flags {
     FOS_CONN_HALVES = 128,    /* the lines of its directions are in use: they are cleared when it goes */
 };
 
-enum { FOS_DEPTH_SHARED = 0x80 };   /* some of its frames hold packets of other connections: tunnels, read-only */
+enum {                        /* bits of fos_conn.depth that are no depth (fate.h has more) */
+    FOS_DEPTH_SHARED = 0x80,  /* some of its frames hold packets of other connections: tunnels, read-only */
+    FOS_DEPTH_BYPASSED = 0x10,    /* no module wants its units any more: it is only forwarded and counted */
+    FOS_DEPTH_COUNT = 0x0f,
+};
 
 enum fos_half_flags {
     FOS_HALF_STARTED = 1,     /* origin is set */

@@ -301,7 +301,7 @@ cdef class Connection:
     @property
     def depth(self):
         """Count the IP headers around the transport: 1 when not tunnelled."""
-        return self.conn().depth & 0x1f
+        return self.conn().depth & FOS_DEPTH_COUNT
 
     @property
     def flow(self):

@@ -309,6 +309,11 @@ FOS_INLINE int fos_has_lane(const fos_core *core, uint32_t index) {
     return FOS_UNLIKELY(core->lane_count != 0) && core->table.lanes[index];
 }
 
+/* Does some module want the units of a connection?  `classes` is its own. */
+FOS_INLINE int fos_wants_units(const fos_plan *plan, const fos_conn *c, uint32_t classes) {
+    return (plan->units & classes) && FOS_LIKELY(!(c->depth & FOS_DEPTH_BYPASSED));
+}
+
 /* A unit of the transport level became available: hand it to whoever wants it. */
 FOS_INLINE void fos_deliver(fos_core *core, uint32_t index, fos_conn *c, uint32_t class, int dir, uint16_t kind,
                             uint16_t flags, uint64_t off, uint64_t len, uint32_t payload, const fos_origin *o) {
@@ -318,7 +323,7 @@ FOS_INLINE void fos_deliver(fos_core *core, uint32_t index, fos_conn *c, uint32_
     if (plan->rows & class)
         fos_append_rows(core, plan, class, index, c, dir, kind, off, len, flags & FOS_UNIT_SAME_DATAGRAM ? 0 : o->wire, o->ts,
                         o->packet);
-    if ((plan->units & class) || fos_has_lane(core, index))
+    if (fos_wants_units(plan, c, class) || fos_has_lane(core, index))
         fos_append_unit(core, index, c, dir, kind, flags, off, len, payload, o);
 }
 

@@ -33,6 +33,8 @@ cdef extern from "loop.h" nogil:
         FOS_CONN_ANNOUNCED
         FOS_CONN_HALVES
         FOS_DEPTH_SHARED
+        FOS_DEPTH_BYPASSED
+        FOS_DEPTH_COUNT
         FOS_HALF_STARTED
         FOS_HALF_FROM_SYN
         FOS_HALF_FIN_DONE

@@ -46,6 +46,12 @@ cdef class BaseEngine:
     cdef object raised                 # what a module raised: raised again when the delivery is over
     cdef int64_t tick_at               # capture time of the next tick
     cdef int64_t ticking               # time to be told now
+    cdef int64_t waking                # capture time that a module asked to be called at, and that has come
+    cdef set resting                   # connection records that no module wants, which are only forwarded
+    cdef bint bypassing                # some module left a connection
+    cdef int _wake(self) except -1
+    cdef int _let_be(self, uint32_t index) except -1
+    cdef int _look_again(self) except -1
     cdef uint32_t before_tick(self, const fos_ring *ring, uint32_t n) noexcept nogil
     cdef bint hears(self, Attachment a, const fos_conn *conn)
     cdef int change(self) except -1

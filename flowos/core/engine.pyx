@@ -27,10 +27,10 @@ from flowos.core.core cimport *
 from flowos.core.flowtable cimport FlowTable
 from flowos.core.decoding cimport Decoding
 from flowos.core.journal cimport FlowWindow, flow_window, give_back
-from flowos.core.lane cimport FOS_MAX_OUTLETS, FOS_MAX_ROUTES, FOS_MAX_STAGES, FOS_STAGE_AWAY, FOS_STAGE_LENT, FOS_STAGE_WRITES, fos_lane, fos_outlet
+from flowos.core.lane cimport FOS_MAX_OUTLETS, FOS_MAX_ROUTES, FOS_MAX_STAGES, FOS_STAGE_AWAY, FOS_STAGE_LENT, FOS_STAGE_WOKEN, FOS_STAGE_WRITES, fos_lane, fos_outlet, fos_stage
 from flowos.core.lending cimport (
     commit, decoding_of, forget, lane_at, let_go, offer, pass_by, plan_stage, pooled, reads, settle, settle_gone, stage_number, untouched)
-from flowos.core.merge cimport fos_lane_of, fos_lane_touch, fos_merge
+from flowos.core.merge cimport fos_lane_free, fos_lane_idle, fos_lane_of, fos_lane_touch, fos_merge
 from flowos.core.port cimport Port
 from flowos.core.reframing cimport Reframer
 from flowos.core.reshaping cimport reshape
@@ -95,7 +95,8 @@ cdef class BaseEngine:
         self.outputs = []
         self.reframers = [None]
         self.nothing = Decoding(self.core, 0, [], self.decoder_errors)
-        self.tick_at = self.ticking = NEVER
+        self.tick_at = self.ticking = self.waking = NEVER
+        self.resting = set()
         self.batch = config.batch
         self.deliver_units = config.deliver_units
         self.deliver_rows = config.deliver_rows
@@ -346,6 +347,7 @@ cdef class BaseEngine:
         cdef uint32_t f
         cdef fos_lane *lane
         self.replan_due = False
+        self._look_again()
         self.core.c.packet_units = 0
         for f in range(len(self.names)):
             self.plan_flow(f)
@@ -442,11 +444,16 @@ cdef class BaseEngine:
                 or c.closed.count >= 4096 or c.opened.count >= 4096 or c.failed or c.log.count >= 4 * self.deliver_units)
 
     cdef uint32_t before_tick(self, const fos_ring *ring, uint32_t n) noexcept nogil:
-        """How many of the next n packets come before the next tick; 0: it is due."""
+        """How many of the next n packets come before the next tick, or a module's waking; 0: it is due."""
         cdef uint32_t i
         cdef int64_t ts
         for i in range(n):
             ts = fos_ring_slot(ring, ring.cur + i).ts
+            if ts >= self.core.wake_at:
+                self.waking = self.core.wake_at
+                return i
+            if self.tick_at == NEVER:
+                continue
             if self.tick_at == -NEVER or ts < self.tick_at - CLOCK_SET_BACK:
                 self.tick_at = ts - ts % SECOND + SECOND
             elif ts >= self.tick_at:
@@ -473,7 +480,7 @@ cdef class BaseEngine:
             n = ring.tail - ring.cur
             if n > self.batch:
                 n = self.batch
-            if self.tick_at != NEVER:
+            if self.tick_at != NEVER or self.core.wake_at != NEVER:
                 n = self.before_tick(ring, n)
                 if n == 0:
                     break
@@ -547,6 +554,8 @@ cdef class BaseEngine:
                 fos_expire(c, now)
             if self.tick_at != NEVER and self.tick_at != -NEVER and now >= self.tick_at:
                 self.ticking = now - now % SECOND
+            if now >= self.core.wake_at:
+                self.waking = now
         if taken or c.closed.count or c.lane_count or self.workers or self.replan_due or self.ticking != NEVER:
             try:
                 self.deliver()
@@ -587,6 +596,8 @@ cdef class BaseEngine:
             due = c.keep_deadline
         if self.tick_at != NEVER and self.tick_at != -NEVER and self.tick_at < due:
             due = self.tick_at
+        if self.core.wake_at < due:
+            due = self.core.wake_at
         if c.lane_count and now + SECOND // 20 < due:    # what is held is looked at so often
             due = now + SECOND // 20
         return max(0, due - now) / 1e9
@@ -614,7 +625,7 @@ cdef class BaseEngine:
         finally:
             self.busy = False
         self._check_core()
-        if self.due() or not taken or self.replan_due or self.ticking != NEVER:
+        if self.due() or not taken or self.replan_due or self.ticking != NEVER or self.waking != NEVER:
             try:
                 self.deliver()
             finally:
@@ -697,9 +708,12 @@ cdef class BaseEngine:
         self.serving = self.attachments
         try:
             for a in self.workers:
+                (<Worker>a.worker).round += 1
                 self._take_back(a)
-                while (<Worker>a.worker).full() and not self.core.c.live:
-                    self._await(a)            # a capture waits for its modules, so that they see it as if inline
+                while not self.core.c.live and ((<Worker>a.worker).full() or (<Worker>a.worker).lags()):
+                    self._await(a)            # a capture waits for its modules: what leaves keeps its time, nearly
+            if self.waking != NEVER:
+                self._wake()
             self._tell_opened()
             self._gather()
             self._lend_windows()
@@ -933,6 +947,10 @@ cdef class BaseEngine:
                 if lane != NULL:
                     settle(self.core, self.serving, a, index, False)
                 continue
+            if a.bypassed and index in a.bypassed:
+                if lane != NULL:
+                    settle(self.core, self.serving, a, index, False)
+                continue
             if c.live and self._overtakes(a, index):
                 continue
             if untouched(conn):
@@ -947,6 +965,69 @@ cdef class BaseEngine:
                 self._lend(a, index, lane, n)
             elif a.writes or lane != NULL:
                 settle(self.core, self.serving, a, index, self.aborting or a.detached or self.over(index))
+        return 0
+
+    cdef int _wake(self) except -1:
+        """Offer again what modules hold that asked to be called by now."""
+        cdef fos_core *c = self.core.c
+        cdef fos_lane *lane = c.all_lanes
+        cdef fos_stage *st
+        cdef uint32_t k
+        cdef int dir
+        c.now = max(c.now, self.waking)
+        self.waking = self.core.wake_at = NEVER
+        while lane != NULL:
+            for k in range(lane.stage_count):
+                for dir in range(2):
+                    st = &lane.way[dir].stages[k]
+                    if st.wake and st.wake <= c.now:
+                        st.wake = 0
+                        st.flags |= FOS_STAGE_WOKEN
+                        fos_make_ready(c, lane.index, &c.table.conns[lane.index])
+                    elif st.wake:
+                        self.core.wake_at = min(self.core.wake_at, st.wake)
+            lane = lane.all_next
+        return 0
+
+    cdef int _let_be(self, uint32_t index) except -1:
+        """A module wants no more of a connection: if none does, it is only forwarded from now on."""
+        cdef fos_core *c = self.core.c
+        cdef fos_conn *conn = &c.table.conns[index]
+        cdef fos_lane *lane = fos_lane_of(c, index)
+        cdef Attachment a
+        if conn.flags & FOS_CONN_CLOSED or self.aborting or self.config.detect or self.reframers[conn.flow] is not None:
+            return 0
+        for a in self.attachments:
+            if a.whole_flow or (a.process is None and a.process_batch is None) or not self.hears(a, conn):
+                continue
+            if a.bypassed is None or index not in a.bypassed:
+                return 0
+        if lane != NULL:
+            if c.live or not fos_lane_idle(c, lane):
+                return 0
+            fos_lane_free(c, lane)
+        if c.table.cold[index].decoding != NULL and c.table.cold[index].decoding != <void *>self.nothing:
+            self._add_up(<Decoding>c.table.cold[index].decoding)
+            Py_DECREF(<object>c.table.cold[index].decoding)
+            Py_INCREF(self.nothing)
+            c.table.cold[index].decoding = <void *>self.nothing
+        conn.depth |= FOS_DEPTH_BYPASSED
+        self.resting.add(index)
+        return 0
+
+    cdef int _look_again(self) except -1:
+        """Modules came or went: what is only forwarded may be wanted again, from here on."""
+        cdef fos_core *c = self.core.c
+        cdef fos_half *h
+        cdef uint32_t index
+        cdef int dir
+        for index in self.resting:
+            c.table.conns[index].depth &= <uint8_t>~FOS_DEPTH_BYPASSED
+            for dir in range(2):
+                h = fos_half_of(c, index, dir)
+                if h.stream != NULL and not c.plans[c.table.conns[index].flow].packets and c.table.conns[index].flags & FOS_CONN_HALVES:
+                    h.stream.tail_off = h.stream.head_off = h.next if c.table.conns[index].key.proto == 6 else c.table.conns[index].payload[dir]
+        self.resting.clear()
         return 0
 
     cdef int _lend(self, Attachment a, uint32_t index, fos_lane *lane, uint32_t n) except -1:
@@ -965,6 +1046,7 @@ cdef class BaseEngine:
         a.windows += n
         if lane != NULL:
             loan.laned = True
+            lane.lent = max(1, self.core.c.now)
             lane.away += 1
             mark(lane, a, loan.windows)
         return 0
@@ -1221,10 +1303,11 @@ cdef class BaseEngine:
                         i += 1
                         if a.limit_ns:
                             began = time.perf_counter_ns()
-                        a.process(a.pool[i - 1])
-                        taken = i
                         w = <Window>a.pool[i - 1]
-                        if w.edits is not None or w.asked or w.by_offset or (
+                        if a.bypassed is None or w.index not in a.bypassed:
+                            a.process(w)
+                        taken = i
+                        if w.edits is not None or w.asked or w.by_offset or w.leaves or (
                                 self.core.c.lane_count and fos_lane_of(self.core.c, w.index) != NULL):
                             self._take(a, w, False)
                         if began and time.perf_counter_ns() - began > a.limit_ns:
@@ -1272,6 +1355,7 @@ cdef class BaseEngine:
 
     cdef int _take(self, Attachment a, Window w, bint failed) except -1:
         """Take one window back; what is wrong with its edits is the module's error."""
+        self.bypassing |= w.leaves
         try:
             commit(self.core, self.serving or self.attachments, a, w, failed)
         except Exception as error:
@@ -1293,6 +1377,8 @@ cdef class BaseEngine:
             if c.table.conns[index].flags & FOS_CONN_HALVES and fos_lane_of(c, index) != NULL:
                 forget(self.core, self.serving, index)
         c.merged.count = 0
+        for i in range(self.ready_count if self.bypassing else 0):
+            self._let_be(self.ready[i])
         self.ready_count = 0
 
     def _lend_rows(self):
@@ -1348,6 +1434,7 @@ cdef class BaseEngine:
                 kept += 1
                 continue
             reason = REASONS[c.table.conns[index].reason]
+            self.resting.discard(index)
             for a in self.serving:
                 if a.worker is not None and index in (<Worker>a.worker).unheard:
                     (<Worker>a.worker).unheard.discard(index)
@@ -1358,6 +1445,8 @@ cdef class BaseEngine:
             for a in self.attachments:
                 if a.states:
                     a.states.pop(index, None)
+                if a.bypassed:
+                    a.bypassed.discard(index)
             if self.reframers[c.table.conns[index].flow] is not None:
                 self.reframers[c.table.conns[index].flow].forget(index)
             if c.table.cold[index].handle != NULL:

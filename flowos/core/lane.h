@@ -35,6 +35,7 @@ enum fos_stage_flags {
     FOS_STAGE_GONE = 2,       /* its module was detached: what it edited is on its way, what comes passes through */
     FOS_STAGE_AWAY = 4,       /* a thread of its module works on the connection: what stands at its place is not decided */
     FOS_STAGE_LENT = 8,       /* ... on a window of this direction */
+    FOS_STAGE_WOKEN = 16,     /* its module asked to be called again by now */
 };
 
 typedef struct fos_stage {
@@ -49,6 +50,9 @@ typedef struct fos_stage {
     uint64_t seen_off;        /* ... and the original offset up to which: nothing new, no call; */
     uint64_t seen_skip;       /* ... with so many of the bytes inserted there */
     int64_t held_since;       /* capture time since which it holds what it was lent, or 0 */
+    int64_t wake;             /* when it is to be called again with what it holds, or 0 */
+    uint64_t wake_bytes;      /* ... not before so many bytes are there, or 0: with what comes; */
+    uint64_t wake_units;      /* ... or so many units */
     uint32_t bypass;          /* the module wants no more of this direction */
     uint32_t ended;           /* it was told that nothing more joins */
 } fos_stage;
@@ -85,6 +89,8 @@ typedef struct fos_lane {
     uint32_t probes;          /* in line: how often both ends were asked, since one was heard last */
     uint32_t reset;           /* an end reset the connection: what is held goes, or is dropped */
     uint32_t away;            /* windows of it that modules' threads work on: its end waits for them */
+    int64_t lent;             /* capture time when a module's thread was last lent windows of it, or 0 */
+    int64_t floor;            /* ... then: nothing leaves as if before this capture time, when what was held was released */
     uint32_t touched;         /* on the list of lanes to look after in this delivery */
     struct fos_lane *next;    /* that list */
     struct fos_lane *all_next, *all_prev;   /* list of all lanes */

@@ -12,6 +12,7 @@ cdef extern from "core.h" nogil:
         FOS_STAGE_WRITES
         FOS_STAGE_AWAY
         FOS_STAGE_LENT
+        FOS_STAGE_WOKEN
         FOS_STAGE_GONE
         FOS_TAKE_PASS
         FOS_TAKE_REMOVE
@@ -52,6 +53,9 @@ cdef extern from "core.h" nogil:
         uint64_t seen_off
         uint64_t seen_skip
         int64_t held_since
+        int64_t wake
+        uint64_t wake_bytes
+        uint64_t wake_units
         uint32_t bypass
         uint32_t ended
 
@@ -68,6 +72,8 @@ cdef extern from "core.h" nogil:
         uint32_t writes
         uint32_t reset
         uint32_t away
+        int64_t lent
+        int64_t floor
         void *owner
         fos_lane *all_next
         fos_way *way

@@ -91,6 +91,22 @@ static void fos_lane_free(fos_core *core, fos_lane *lane) {
     fos_pool_give(&core->lane_pool, lane);
 }
 
+/* Is nothing of the connection held, edited or waiting, so that it might as well have no lane? */
+static int fos_lane_idle(const fos_core *core, const fos_lane *lane) {
+    if (lane->away || lane->touched) return 0;
+    for (int dir = 0; dir < 2; dir++) {
+        const fos_way *w = &lane->way[dir];
+        const fos_half *h = fos_half_of(core, lane->index, dir);
+        const fos_stream *s = h->stream;
+        if (w->first || w->keep || h->ooo || w->sent.first < w->sent.end || w->sent.delta || (s && s->head_index < s->tail_index)) return 0;
+        for (uint32_t k = 0; k < lane->stage_count; k++) {
+            const fos_edits *e = &w->stages[k].out;
+            if (e->first < e->end || e->delta) return 0;
+        }
+    }
+    return 1;
+}
+
 /* See to it that the lane is looked after when the log was walked. */
 FOS_INLINE void fos_lane_touch(fos_core *core, fos_lane *lane) {
     if (lane->touched) return;

@@ -19,6 +19,7 @@ cdef uint64_t units_end(Core core, Attachment a, uint32_t index, int dir)
 cdef int settle(Core core, list serving, Attachment a, uint32_t index, bint force) except -1
 cdef int let_go(Core core, Attachment a, fos_lane *lane, uint32_t k, int dir) except -1
 cdef bint pass_by(Core core, list serving, Attachment a, uint32_t index) except -1
+cdef int leave(Core core, Attachment a, uint32_t index) except -1
 cdef int settle_gone(Core core, fos_lane *lane, uint32_t before) except -1
 cdef fos_lane *lane_at(Core core, list serving, uint32_t index, uint32_t start) except NULL
 cdef int prepare(Core core, list serving, fos_lane *lane, uint32_t start) except -1

@@ -83,9 +83,12 @@ cdef int prepare(Core core, list serving, fos_lane *lane, uint32_t start) except
     lane.owner = <void *>core
     for a in serving:
         k = stage_number(lane, a)
-        if k < 0 or a.lvl != LEVEL_DECODER:
+        if k < 0:
             continue
         for dir in range(2):
+            lane.way[dir].stages[k].bypass = 1 if a.bypassed and lane.index in a.bypassed else 0
+            if a.lvl != LEVEL_DECODER:
+                continue
             st = &lane.way[dir].stages[k]
             st.unit = st.seen_unit = units_end(core, a, lane.index, dir) if <uint32_t>k < start else units_start(core, a, lane.index, dir)
     return 0
@@ -163,9 +166,9 @@ cdef uint32_t offer(Core core, list serving, Attachment a, uint32_t index, int d
     cdef int k = -1
     if lane != NULL:
         k = stage_number(lane, a)
-        if k < 0 or lane.way[dir].stages[k].bypass:
+        if k < 0:
             return n
-    if s == NULL:
+    if s == NULL or (a.bypassed and index in a.bypassed):
         return n
     if a.lvl == LEVEL_DECODER:
         decoding = decoding_of(core, index)
@@ -282,7 +285,7 @@ cdef uint32_t ranged(Core core, list serving, Attachment a, uint32_t index, int 
             break
         stop += 1
         u = fos_stream_unit(s, stop)
-    if st.seen_unit >= stop and not beyond(way, k, limit) and not (
+    if st.seen_unit >= stop and not beyond(way, k, limit) and not st.flags & FOS_STAGE_WOKEN and not (
             st.held_since and not st.ended and stop == s.tail_index and limit.off >= s.tail_off and ends(core, index, dir)):
         return n
     if not tcp and a.writes:
@@ -303,8 +306,10 @@ cdef uint32_t ranged(Core core, list serving, Attachment a, uint32_t index, int 
     w.begin = st.at
     w.limit = limit
     w.complete = w.complete and limit.off >= s.tail_off
-    st.ended = w.complete
     finish_range(w)
+    if sleeps(a, st, w):
+        return n
+    st.ended = w.complete
     return n + 1
 
 
@@ -321,6 +326,15 @@ cdef Window one_range(Core core, Attachment a, uint32_t index, int dir, fos_way 
     if w.complete and stop < w.stream.tail_index:
         w.complete = False
     return w
+
+
+cdef bint sleeps(Attachment a, const fos_stage *st, Window w):
+    """Did the module ask not to be called before more is there than the window has?"""
+    if not (st.wake_bytes or st.wake_units) or st.flags & FOS_STAGE_WOKEN or w.complete or w.length > a.hold_bytes:
+        return False
+    if st.wake_bytes and w.length >= st.wake_bytes:
+        return False
+    return not st.wake_units or <uint64_t>len(w) < st.wake_units
 
 
 cdef int finish_range(Window w) except -1:
@@ -361,15 +375,16 @@ cdef uint32_t decoded(Core core, list serving, Attachment a, uint32_t index, int
     cdef uint64_t bits = bits_of(a.kinds) if a.kinds is not None else 0
     cdef Window w = None
     cdef bint mine, fresh, over, follows = False
+    cdef uint32_t begun = n
     if lane != NULL:
         at = st.at
         limit = fos_stage_limit(way, k, s.tail_off, depends_on(serving, lane, a) if a.depends else 0)
         first = max(st.unit, head)
         over = ends(core, index, dir) and limit.skip == FOS_ALL
-        fresh = tail > st.seen_unit or beyond(way, <uint32_t>k, limit) or (st.held_since and over and not st.ended)
+        fresh = tail > st.seen_unit or beyond(way, <uint32_t>k, limit) or st.flags & FOS_STAGE_WOKEN != 0 or (
+            st.held_since and over and not st.ended)
         if not fresh:
             return n
-        st.ended = over
     else:
         at.off = at.skip = 0
         limit.off = s.tail_off
@@ -422,6 +437,10 @@ cdef uint32_t decoded(Core core, list serving, Attachment a, uint32_t index, int
     if w is not None:
         w.complete = w.complete or (over and i == tail)
         finish_range(w)
+    if st != NULL:
+        if n > begun and sleeps(a, st, <Window>a.pool[begun]):
+            return begun
+        st.ended = over
     return n
 
 
@@ -449,6 +468,9 @@ cdef int commit(Core core, list serving, Attachment a, Window w, bint failed) ex
     cdef uint32_t g
     cdef bint datagram = False
     cdef bytes data
+    if w.leaves and not failed:
+        kept = total
+        leave(core, a, w.index)
     if untouched(&core.c.table.conns[w.index]):
         return 0                              # its frames left as they came, whoever holds what is in them
     if failed:
@@ -470,6 +492,11 @@ cdef int commit(Core core, list serving, Attachment a, Window w, bint failed) ex
     way = &lane.way[w.dir]
     st = &way.stages[k]
     fos_lane_touch(core.c, lane)
+    st.flags &= ~<uint32_t>FOS_STAGE_WOKEN
+    st.wake = 0
+    st.wake_bytes = st.wake_units = 0
+    if st.held_since and lane.floor < w.now:
+        lane.floor = w.now
     if fos_at_before(w.begin, st.at) or (w.by_offset and w.lvl != LEVEL_DECODER and fos_at_before(st.at, w.begin) and st.held_since):
         return 0                              # a window before it is held: it is offered again
     if st.held_since and fos_at_before(st.at, w.begin) and st.seen_off < w.begin.off:
@@ -502,6 +529,12 @@ cdef int commit(Core core, list serving, Attachment a, Window w, bint failed) ex
             a.held += 1
         elif not st.held_since or kept:
             st.held_since = core.c.now if core.c.now else 1
+        if st.held_since and not failed:
+            st.wake_bytes = w.wake_bytes
+            st.wake_units = w.wake_units
+            if w.wake_ns:
+                st.wake = w.now + w.wake_ns
+                core.wake_at = min(core.wake_at, st.wake)
     st.seen_unit = w.stop + (w.decoding.gone[w.dir] if w.lvl == LEVEL_DECODER and w.decoding.native is None else 0)
     st.seen_off = w.limit.off
     st.seen_skip = min(w.limit.skip, fos_inserted_at(fos_stage_input(way, k), w.limit.off))
@@ -533,6 +566,22 @@ cdef list settled(Core core, Attachment a, Window w, list edits, bint datagram):
             data = before + data
         found.append((i, j, data))
     return found
+
+
+cdef int leave(Core core, Attachment a, uint32_t index) except -1:
+    """The module wants no more of a connection: its stages let pass what comes."""
+    cdef fos_lane *lane = fos_lane_of(core.c, index)
+    cdef int k = stage_number(lane, a) if lane != NULL else -1
+    cdef int dir
+    if a.bypassed is None:
+        a.bypassed = set()
+    a.bypassed.add(index)
+    if k >= 0:
+        for dir in range(2):
+            lane.way[dir].stages[k].bypass = True
+            lane.way[dir].stages[k].held_since = 0
+        fos_make_ready(core.c, index, &core.c.table.conns[index])
+    return 0
 
 
 cdef int catch_up(Core core, Attachment a, Window w, fos_lane *lane, uint32_t k) except -1:
@@ -691,6 +740,7 @@ cdef int settle(Core core, list serving, Attachment a, uint32_t index, bint forc
         limit = fos_stage_limit(way, k, s.tail_off, 0)
         if force or not hears or st.bypass:
             if st.held_since and force:
+                lane.floor = max(lane.floor, core.c.now)
                 core.c.counters.v[FOS_C_windows_hold_limit] += 1
                 a.held += 1
             go(core, a, way, k, limit, FOS_TAKE_REMOVE if lane.reset and a.writes and a.fail == "close" else FOS_TAKE_PASS)
@@ -735,8 +785,10 @@ cdef int let_go(Core core, Attachment a, fos_lane *lane, uint32_t k, int dir) ex
                 end = decoding.made[dir][st.unit - 1 - decoding.gone[dir]].end
         if end > st.at.off:
             st.unit -= 1
-    st.held_since = 0
+    st.held_since = st.wake = 0
+    st.wake_bytes = st.wake_units = 0
     st.head = st.out.shown = st.at.off
+    lane.floor = max(lane.floor, core.c.now)
     core.c.counters.v[FOS_C_windows_hold_limit] += 1
     a.held += 1
     return 0

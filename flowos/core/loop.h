@@ -71,7 +71,7 @@ FOS_INLINE void fos_datagram_packet(fos_core *core, uint32_t index, fos_conn *c,
     if (plan->rows & class)
         fos_append_rows(core, plan, class, index, c, p->dir, FOS_UNIT_DATA, off, p->paycap, p->wire, p->ts, p->number);
     FOS_COUNT(&core->counters, units);
-    if (plan->units & class) {
+    if (fos_wants_units(plan, c, class)) {
         fos_origin o = fos_origin_of(p);
         fos_append_unit(core, index, c, p->dir, FOS_UNIT_DATA, p->paycap < p->paylen ? FOS_UNIT_CUT : 0, off, p->paycap,
                         p->payload, &o);
@@ -91,7 +91,7 @@ FOS_NOINLINE void fos_packet_unit(fos_core *core, uint32_t index, fos_conn *c, c
     uint16_t flags = p->paycap < p->paylen ? FOS_UNIT_CUT : 0;
     if (plan->rows & class)
         fos_append_rows(core, plan, class, index, c, p->dir, FOS_UNIT_DATA, off, len, p->wire, p->ts, p->number);
-    if (plan->units & class) fos_append_unit(core, index, c, p->dir, FOS_UNIT_DATA, flags, off, len, p->l4, &o);
+    if (fos_wants_units(plan, c, class)) fos_append_unit(core, index, c, p->dir, FOS_UNIT_DATA, flags, off, len, p->l4, &o);
 }
 
 /* ---- the packet ----------------------------------------------------------------------------- */
@@ -234,7 +234,8 @@ FOS_NOINLINE void fos_packet_in_line(fos_core *core, const fos_pkt *p) {
         t->flags |= FOS_TRANSIT_OFF;
     }
     /* What waits already is not awaited twice: a repetition is a packet of its own; so is a FIN without payload. */
-    if (!(t->flags & FOS_TRANSIT_DATA) && p->paylen && core->waited != waited && ((plan->units & FOS_CLASS_TCP) || fos_has_lane(core, index)) &&
+    if (!(t->flags & FOS_TRANSIT_DATA) && p->paylen && core->waited != waited &&
+        (fos_wants_units(plan, &core->table.conns[index], FOS_CLASS_TCP) || fos_has_lane(core, index)) &&
         (h->flags & FOS_HALF_PICKUP || (t->flags & FOS_TRANSIT_OFF && t->off + p->paylen + fin > (int64_t)h->next + !!(h->flags & FOS_HALF_FIN_DONE))))
         t->flags |= FOS_TRANSIT_AHEAD;
     if ((p->tcp_flags & FOS_TCP_ACK) && (other->flags & FOS_HALF_STARTED)) t->flags |= FOS_TRANSIT_ACK;

@@ -809,6 +809,11 @@ FOS_INLINE int fos_merge_keeps(fos_core *core, fos_lane *lane) {
     return lane->way[0].keep || !fos_keep_begin(core, lane);
 }
 
+/* The capture time at which something leaves a lane off line: that a module's thread took its time is no time of the capture. */
+FOS_INLINE int64_t fos_lane_time(const fos_core *core, const fos_lane *lane, int64_t ts) {
+    return lane->lent && !core->live ? lane->floor : ts;
+}
+
 static void fos_merge_entry(fos_core *core, const fos_transit *t) {
     if (FOS_UNLIKELY(core->translations != NULL)) fos_translate_leaving(core, t->conn);
     fos_lane *lane = t->conn ? fos_lane_of(core, t->conn) : NULL;
@@ -819,8 +824,9 @@ static void fos_merge_entry(fos_core *core, const fos_transit *t) {
     }
     if (FOS_LIKELY(!lane)) {
         if (FOS_UNLIKELY(t->flags & (FOS_TRANSIT_AHEAD | FOS_TRANSIT_END | FOS_TRANSIT_FRAGMENT))) {
+            const fos_conn *c = &core->table.conns[t->conn];
             if (t->flags & FOS_TRANSIT_FRAGMENT) return;    /* its datagram's last one brings it along */
-            if (core->plans[core->table.conns[t->conn].flow].writes & FOS_CLASS_TCP) lane = fos_merge_lane_at(core, t);
+            if (core->plans[c->flow].writes & FOS_CLASS_TCP && !(c->depth & FOS_DEPTH_BYPASSED)) lane = fos_merge_lane_at(core, t);
         }
         if (FOS_LIKELY(!lane)) {
             fos_send_came(core, t->flags & FOS_TRANSIT_JOINED, t->frame, t->captured, t->wire, t->l3, t->ts, t->link, t->iface);
@@ -838,7 +844,7 @@ static void fos_merge_entry(fos_core *core, const fos_transit *t) {
     }
     int early = t->flags & FOS_TRANSIT_AHEAD && lane->writes;
     if (early || !(t->flags & FOS_TRANSIT_DATA)) fos_merge_park(core, lane, t, early);
-    fos_lane_drain(core, lane, t->number, t->ts, 0);
+    fos_lane_drain(core, lane, t->number, fos_lane_time(core, lane, t->ts), 0);
 }
 
 /* Frames of units and parked packets that stay behind must not depend on the ring. */
@@ -877,8 +883,10 @@ static void fos_merge(fos_core *core) {
         int over = (core->table.conns[lane->index].flags & FOS_CONN_CLOSED) && !lane->away;
         if (FOS_UNLIKELY(core->translations != NULL)) fos_translate_leaving(core, lane->index);
         if (core->in_line && !fos_fate_drops(core, lane->index)) {
-            fos_lane_drain(core, lane, FOS_ALL, core->now, over);
-            for (int dir = 0; dir < 2; dir++) fos_way_trailing(core, lane, dir, core->now);
+            int64_t ts = fos_lane_time(core, lane, core->now);
+            fos_lane_drain(core, lane, FOS_ALL, ts, over);
+            if (ts != core->now && ts < lane->lent) ts = lane->lent;
+            for (int dir = 0; dir < 2; dir++) fos_way_trailing(core, lane, dir, ts);
             if (core->live && fos_merge_keeps(core, lane)) {
                 fos_keep_output(core, lane);
                 if (over) fos_keep_end(core, lane, core->table.conns[lane->index].reason);

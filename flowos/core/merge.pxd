@@ -7,6 +7,8 @@ from flowos.core.lane cimport fos_lane
 
 cdef extern from "merge.h" nogil:
     fos_lane *fos_lane_of(const fos_core *core, uint32_t index)
+    void fos_lane_free(fos_core *core, fos_lane *lane)
+    int fos_lane_idle(const fos_core *core, const fos_lane *lane)
     fos_lane *fos_lane_new(fos_core *core, uint32_t index, uint32_t start)
     void fos_lane_touch(fos_core *core, fos_lane *lane)
     void fos_lane_spill(fos_core *core, fos_lane *lane)

@@ -52,6 +52,7 @@ cdef class Core:
     def __cinit__(self, config):
         cdef int i
         self.extra = {}
+        self.wake_at = 0x7fffffffffffffff
         self.flow_names = (None,)
         self.c = <fos_core *>calloc(1, sizeof(fos_core))
         if self.c == NULL:

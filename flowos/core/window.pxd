@@ -92,6 +92,10 @@ cdef class Window:
     cdef uint64_t kept         # index of the first byte that was not released
     cdef bint asked            # release was called
     cdef uint64_t looked       # behind the last match found or edit made: no partial match begins before
+    cdef bint leaves           # bypass was called
+    cdef int64_t wake_ns       # wake was called: when, from now, or 0;
+    cdef uint64_t wake_bytes   # ... with so many bytes at least, or 0;
+    cdef uint64_t wake_units   # ... or so many units
     cdef list lent             # views that must outlive a copy
     cdef bytes store           # a snapshot's bytes (snapshot.pyx), or None: the window shows the engine's memory
     cdef fos_stream own        # ... its units

@@ -620,7 +620,9 @@ cdef class Window:
 
     cdef void reset(self) noexcept:
         """Forget what the last call was about."""
-        self.built = self.asked = self.by_offset = self.writes = self.follows = False
+        self.built = self.asked = self.by_offset = self.writes = self.follows = self.leaves = False
+        self.wake_ns = 0
+        self.wake_bytes = self.wake_units = 0
         self.kinds = None
         self.input = NULL
         self.seg_count = 0
@@ -1129,6 +1131,31 @@ cdef class Window:
                 self.release(upto=self.offset + self.segs[i].at)
                 return
         self.release(keep=0)
+
+    def wake(self, after=None, bytes=None, units=None):
+        """Say when what is held is to be offered again (D3.2 section 4.3.4, the sleep of BEGIN_PROCESS).
+
+        `after` seconds, capture time off line, although nothing came; and where `bytes` or `units` is given, not before the
+        window has so many: what comes meanwhile waits.  The end of the stream and the limits of holding count all the same.
+        It means nothing for a window that is released as a whole.  UsageError: a number below 0, or none of the three.
+        """
+        self.check()
+        if after is None and bytes is None and units is None:
+            raise UsageError("wake: give after, bytes or units")
+        for what, value in (("after", after), ("bytes", bytes), ("units", units)):
+            if value is not None and not value >= 0:
+                raise UsageError(f"wake: {what} is {value!r}, expected 0 or more")
+        self.wake_ns = max(1, <int64_t>(min(<double>after, 1e9) * 1e9)) if after is not None else 0
+        self.wake_bytes = min(bytes or 0, FOS_ALL)
+        self.wake_units = min(units or 0, FOS_ALL)
+
+    def bypass(self):
+        """Let the module see no more of this connection: all of it is released, and the rest passes by at no cost.
+
+        `closed` is told all the same.  Where no module is left that wants it, the connection is only forwarded and counted.
+        """
+        self.check()
+        self.leaves = True
 
     @property
     def writable(self):

@@ -13,6 +13,7 @@ cdef class Loan(Job):
     cdef list windows
     cdef uint32_t index, generation    # of the connection
     cdef uint64_t bytes
+    cdef uint64_t round                # of the engine's deliveries: when it went out
     cdef bint begun                    # the module has it
     cdef bint over                     # it came back, or took too long
     cdef bint laned                    # the connection's lane counts it
@@ -41,7 +42,9 @@ cdef class Worker:
     cdef uint32_t calls                # told and not heard of yet
     cdef Call ticking                  # the last tick told, until it was heard
     cdef Loan lend(self, uint32_t index, uint32_t generation, list windows)
+    cdef uint64_t round                # of the engine's deliveries
     cdef bint full(self) noexcept
+    cdef bint lags(self) noexcept
     cdef bint behind(self) except -1
     cdef bint idle(self) noexcept
     cdef int tell_rows(self, FlowWindow window) except -1

@@ -97,6 +97,7 @@ cdef class Worker:
         loan.index = index
         loan.generation = generation
         loan.since = time.monotonic_ns()
+        loan.round = self.round
         loan.failed = []
         loan.errors = []
         for w in windows:
@@ -111,6 +112,10 @@ cdef class Worker:
     cdef bint full(self) noexcept:
         """Is as much out as may be?"""
         return self.windows_out >= MOST_WINDOWS or self.bytes_out >= MOST_BYTES or self.calls >= MOST_CALLS
+
+    cdef bint lags(self) noexcept:
+        """Is something out since before the last delivery?"""
+        return len(self.loans) != 0 and (<Loan>self.loans[0]).round + 1 < self.round
 
     cdef bint behind(self) except -1:
         """Does the thread work on something that it was given longer than `hold` ago?"""
@@ -233,6 +238,9 @@ cdef class Worker:
             for i in range(len(loan.windows) if loan.begun else 0):
                 if loan.over:                 # it took too long: its windows are valid no more
                     break
+                if i and (<Window>loan.windows[i - 1]).leaves:
+                    (<Window>loan.windows[i]).leaves = True
+                    continue
                 try:
                     self.attachment.process(loan.windows[i])
                 except BaseException as error:

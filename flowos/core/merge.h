@@ -669,6 +669,7 @@ static int fos_merge_next_unit(fos_core *core, fos_lane *lane, int dir, uint64_t
     const fos_stream *s = fos_half_of(core, lane->index, dir)->stream;
     const fos_unit *u = s ? fos_stream_unit(s, w->next_unit) : NULL;
     if (!u || u->packet > number || u->off + u->len > limit) return 0;
+    if (ts < u->ts) ts = u->ts;
     const fos_unit *fin = NULL, *data = NULL;
     int tcp = c->key.proto == FOS_PROTO_TCP && !core->plans[c->flow].packets;
     if (u->kind == FOS_UNIT_FIN && limit < FOS_ALL && (fos_merge_edits_wait(lane, w, u->off) || (lane->away && u->off == limit))) return 0;
@@ -692,13 +693,13 @@ static int fos_merge_next_unit(fos_core *core, fos_lane *lane, int dir, uint64_t
             if (data && (data->kind != FOS_UNIT_DATA || data->packet != u->packet || data->off)) data = NULL;
             const fos_edits *edits = fos_way_edits(w, lane->stage_count);
             if (data && (data->len > limit || (edits && fos_edits_count(edits) && edits->items[edits->first].pos <= data->len)))
-                return fos_merge_bare_syn(core, lane, dir, u, ts > u->ts ? ts : u->ts);
+                return fos_merge_bare_syn(core, lane, dir, u, ts);
         }
         fos_merge_fetch(fos_stream_unit(s, w->next_unit + 1));
-        if (u->kind == FOS_UNIT_DATA && !w->keep && fos_merge_packet(core, lane, dir, u, limit, number, ts > u->ts ? ts : u->ts)) fin = NULL;
-        else fos_merge_tcp_unit(core, lane, dir, u, fin, ts > u->ts ? ts : u->ts);
+        if (u->kind == FOS_UNIT_DATA && !w->keep && fos_merge_packet(core, lane, dir, u, limit, number, ts)) fin = NULL;
+        else fos_merge_tcp_unit(core, lane, dir, u, fin, ts);
         if (data) u = data;
-    } else fos_merge_datagram(core, lane, dir, u, ts > u->ts ? ts : u->ts);
+    } else fos_merge_datagram(core, lane, dir, u, ts);
     w->gone = u->off + u->len;
     w->next_unit += fin || data ? 2 : 1;
     if (FOS_UNLIKELY(w->early != NULL) && u->flags & FOS_UNIT_WAITED) fos_merge_not_early(core, w, u->packet);

@@ -115,7 +115,7 @@ def test_the_tuner_follows_the_factor_that_would_have_been_cheapest(bins, n, pri
     for packets in bins:
         counts = np.bincount(packets, minlength=IDS)
         wanted = sorted(np.flatnonzero(counts).tolist(), key=lambda id: (-counts[id], id))[:n]
-        chosen.append(tuner.step(counts, np.array(wanted, "i4"), counts))
+        chosen.append(tuner.step(counts, np.array(wanted, "i4")))
     assert chosen[1:] == fading_costs(bins, n, price, factors, half_life)[1:]
 
 

@@ -59,3 +59,13 @@ def test_a_page_that_wants_a_table_that_is_not_there_is_refused(report, result):
     with pytest.raises(KeyError, match="nothing"):
         report.rewritten("<!-- nothing -->\n\n<!-- end -->", result)
     assert report.rewritten("<!-- speed -->\n<!-- end -->", result).count("|") > 20
+
+
+def test_what_is_timed_is_right(report):
+    """The benchmark's table agrees with the rival, where that is installed, and every packet is counted."""
+    benchmark = importlib.import_module("offload")
+    networks, lengths = benchmark.routes(3000)
+    assert len(set(zip(networks.tolist(), lengths.tolist()))) == 3000 and set(lengths.tolist()) <= set(benchmark.LENGTHS)
+    assert not (networks & ((1 << (32 - lengths.astype("u4"))) - 1)).any()
+    found = benchmark.speed(3000, 32_000)
+    assert found["prefixes"] == 3000 and all(found[what] > 0 for what in ("zipf", "anywhere", "ipv6", "tick", "round"))

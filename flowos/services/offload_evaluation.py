@@ -22,13 +22,12 @@ STRATEGIES = ("tfo", "bin-optimal", "lru", "lfu")
 
 
 class Bin(NamedTuple):
-    """A bin of traffic: ids in the order of packets, packets by id, ids by falling packets; what TFO knows after it."""
+    """A bin of traffic: ids in the order of packets, packets by id, ids by falling packets; TFO's candidates after it."""
 
     packets: np.ndarray
     counts: np.ndarray
     ranked: np.ndarray
     candidates: np.ndarray
-    recent: np.ndarray
 
 
 class Served(NamedTuple):
@@ -80,8 +79,8 @@ class Tfo:
         """Serve a bin, then choose the entries of the next; give what was left and changed."""
         left = len(bin.packets) - int(bin.counts[self.installed].sum())
         if self.tuner is not None:
-            self.factor = self.tuner.step(bin.counts, bin.candidates[:self.n], bin.recent)
-        done = advance(self.installed, bin.candidates[:self.n], bin.recent, self.n, self.factor, self.most_changes)
+            self.factor = self.tuner.step(bin.counts, bin.candidates[:self.n])
+        done = advance(self.installed, bin.candidates[:self.n], bin.counts, self.n, self.factor, self.most_changes)
         self.installed = done.installed
         if self.on_round is not None:
             self.on_round(done)
@@ -126,7 +125,7 @@ class Evaluation:
         self.seen |= counts > 0
         traffic.tick()
         wanted = in_turn([ranked, *(ranking(rates, self.most) for rates in traffic.rates[1:])])
-        bin = Bin(packets, counts, ranked, wanted, counts)
+        bin = Bin(packets, counts, ranked, wanted)
         missed = len(ids) - len(packets)
         served = {key: contestant.serve(bin) for key, contestant in self.contestants.items()}
         if self.warm:

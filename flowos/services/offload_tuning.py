@@ -31,7 +31,7 @@ class Tuner:
     >>> for bin in range(24):                      # two prefixes that take turns to be first, by little
     ...     counts = np.roll([40, 50], bin // 3)
     ...     for tuner in (dear, cheap):
-    ...         _ = tuner.step(counts, np.argsort(-counts)[:1], counts)
+    ...         _ = tuner.step(counts, np.argsort(-counts)[:1])
     >>> dear.factor > 50 / 40 >= cheap.factor
     True
     """
@@ -51,12 +51,12 @@ class Tuner:
         self.begun = False
         self.factor = 2.0 if 2.0 in self.factors else self.factors[len(self.factors) // 2]     # the source's
 
-    def step(self, counts, wanted, recent):
-        """Learn from a step: the packets of it by id, and step 1's candidates and traffic after it; give the factor."""
+    def step(self, counts, wanted):
+        """Learn from a step: the packets of it by id, and step 1's candidates after it; give the factor."""
         total = int(counts.sum())
         for number, factor in enumerate(self.factors):
             shadow = self.shadows[number]
-            after = advance(shadow, wanted, recent, self.n, factor)
+            after = advance(shadow, wanted, counts, self.n, factor)
             if self.begun:                            # to fill the entries first costs every factor the same
                 cost = total - int(counts[shadow].sum()) + self.price * len(after.added)
                 self.costs[number] = self.fading * self.costs[number] + cost

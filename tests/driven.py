@@ -126,7 +126,7 @@ class Pair:
         self.recorder = Recorder()
         self.modules = [Driven(stage, protocol, f"driven{k}")
                         for k, (stage, protocol) in enumerate(zip(stages, protocols or ["tcp"] * len(stages)))]
-        self.model = Pipeline(stages)
+        self.model, self.policy = Pipeline(stages), policy
         self.engines, self.ports, self.outputs = [], [], []
         for modules in ([self.recorder], self.modules):
             engine = flowos.Engine(config)
@@ -164,7 +164,7 @@ class Pair:
                 pass
         self.compare()
         origins = {way: self.origin(*way, *first) for way, first in self.recorder.firsts.items()}
-        judge(self.model, self.recorder.ends, origins, self.came, self.left)
+        judge(self.model, self.recorder.ends, origins, self.came, self.left, self.policy)
 
     def origin(self, connection, direction, kind, number):
         """Give the raw sequence number of a stream's first byte, by its first unit's packet."""

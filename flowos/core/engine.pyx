@@ -500,7 +500,7 @@ cdef class BaseEngine:
                 fos_expire(c, now)
             if self.tick_at != NEVER and self.tick_at != -NEVER and now >= self.tick_at:
                 self.ticking = now - now % SECOND
-        if taken or c.closed.count or c.lane_count or self.replan_due or self.ticking != NEVER:
+        if taken or c.log.count or c.closed.count or c.lane_count or self.replan_due or self.ticking != NEVER:
             try:
                 self.deliver()
             finally:

@@ -62,10 +62,10 @@ class Machine(RuleBasedStateMachine):
     """Two connections and a pipeline; packets gather until they are delivered together."""
 
     @initialize(stages=pipelines(), isns=st.tuples(ISNS, ISNS, ISNS, ISNS), versions=st.tuples(SIDES, SIDES),
-                picked_up=st.tuples(st.booleans(), st.booleans()), policy=st.sampled_from(["first", "first", "last", "linux"]))
-    def begin(self, stages, isns, versions, picked_up, policy="first"):
+                picked_up=st.tuples(st.booleans(), st.booleans()), policy=st.sampled_from(["first", "first", "last", "linux"]), cut=st.sampled_from([0, 0, 0, 24, 48]))
+    def begin(self, stages, isns, versions, picked_up, policy="first", cut=0):
         self.now, self.number, self.waiting = build.START_NS, 0, []
-        self.pair = Pair(stages, policy=policy)
+        self.pair = Pair(stages, policy=policy, cut=cut)
         self.sides = [Sides(i, isns[2 * i:2 * i + 2], versions[i], lambda: self.now) for i in range(2)]
         for sides, late in zip(self.sides, picked_up):
             if not late:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import flowos
 from flowos.core.pipe import pipe
+from fragmented import cut, joined
 from left import judge, parse
 from models.pipeline import Answer, Edit, Pipeline, Stage, Unit, View
 
@@ -121,12 +122,12 @@ class Recorder(flowos.Module):
 class Pair:
     """Two engines and the model, fed alike; `threads` says of each stage where it runs ("inline")."""
 
-    def __init__(self, stages, protocols=None, threads=(), policy="first"):
+    def __init__(self, stages, protocols=None, threads=(), policy="first", cut=0):
         config = flowos.Config.offline(isolate=True, tcp_policy=policy)
         self.recorder = Recorder()
         self.modules = [Driven(stage, protocol, f"driven{k}")
                         for k, (stage, protocol) in enumerate(zip(stages, protocols or ["tcp"] * len(stages)))]
-        self.model = Pipeline(stages)
+        self.model, self.policy = Pipeline(stages), policy
         self.engines, self.ports, self.outputs = [], [], []
         for modules in ([self.recorder], self.modules):
             engine = flowos.Engine(config)
@@ -143,16 +144,21 @@ class Pair:
             self.ports.append(ours)
             self.outputs.append(end)
         self.came, self.left, self.now = [], [], 0
+        self.cut, self.brought = cut, []      # bytes of an IP fragment, 0: none; which packet each frame brought a part of
 
     def flush(self, frames):
         """Send frames through both engines as one delivery, and through the model; compare what modules saw."""
-        for port in self.ports:
-            for ts, frame in frames:
-                assert port.send(frame, ts)
-            port.tx_sync()
+        parts = []
         for ts, frame in frames:
             self.came.append(parse(ts, frame))
             self.now = max(self.now, ts)
+            pieces = cut((ts, frame), self.cut, len(self.came)) if self.cut else [(ts, frame)]
+            parts += pieces
+            self.brought += [len(self.came)] * len(pieces)
+        for port in self.ports:
+            for ts, frame in parts:
+                assert port.send(frame, ts)
+            port.tx_sync()
         for engine in self.engines:
             for _ in range(len(self.modules) + 2):   # takes them; finds nothing, and delivers; what was held too long goes on
                 engine.step()
@@ -168,14 +174,15 @@ class Pair:
                 pass
         self.compare()
         origins = {way: self.origin(*way, *first) for way, first in self.recorder.firsts.items()}
-        judge(self.model, self.recorder.ends, origins, self.came, self.left)
+        left = [parse(*packet) for packet in joined(self.left)]
+        judge(self.model, self.recorder.ends, origins, self.came, left, self.policy)
 
     def origin(self, connection, direction, kind, number):
         """Give the raw sequence number of a stream's first byte, by its first unit's packet."""
         if kind == "fin":                     # made known by a later packet, perhaps
             side = self.recorder.ends[connection][direction]
             return next(packet.seq + len(packet.payload) for packet in self.came if packet.src == side and packet.flags & 1)
-        return self.came[number - 1].seq + (kind == "syn")
+        return self.came[self.brought[number - 1] - 1].seq + (kind == "syn")
 
     def close(self):
         for engine in self.engines:
@@ -188,7 +195,7 @@ class Pair:
         for _ in self.modules:
             self.model.deliver(self.now, ())
         self.engines[1]._check()
-        self.left += [parse(*packet) for packet in self.outputs[1].receive()]
+        self.left += [(ts, bytes(frame)) for ts, frame in self.outputs[1].receive()]
         self.outputs[0].receive()
         for k, module in enumerate(self.modules):
             expected = [view for view in self.model.seen[k] if view.tail > view.head or view.complete]

@@ -5,6 +5,7 @@ to what came.  The rules are those of the merger off line: bytes leave once and 
 follow the edits, nothing is acknowledged before it left, and no packet goes missing but one whose
 bytes were deleted or one that acknowledges nothing else.
 """
+import collections
 import ipaddress
 import struct
 from typing import NamedTuple
@@ -54,17 +55,17 @@ def record(packet, number, a, b):
     return packet.ts, build.ethernet(build.ip(here, there, build.TCP, segment))
 
 
-def judge(model, ends, origins, came, left):
+def judge(model, ends, origins, came, left, policy="first"):
     """Hold the packets that left to the model's streams; an AssertionError names what is wrong.
 
     `ends` are {connection: (a, b)}, `origins` {(connection, direction): raw sequence number of offset 0};
-    `came` and `left` are lists of `Left`.
+    `came` and `left` are lists of `Left`; `policy` says who wins overlaps of what waits.
     """
     ordered = any(stage.writes for stage in model.stages)
     for number, (a, b) in ends.items():
         ways = [Direction(model, number, direction, origins, ordered) for direction in (0, 1)]
         for direction, way in enumerate(ways):
-            way.note([packet for packet in came if (packet.src, packet.dst) == ((a, b), (b, a))[direction]])
+            way.note([packet for packet in came if (packet.src, packet.dst) == ((a, b), (b, a))[direction]], policy)
         for packet in left:
             if (packet.src, packet.dst) in ((a, b), (b, a)):
                 assert valid(packet.frame), f"packet {packet.number}: wrong checksum"
@@ -96,9 +97,9 @@ class Direction:
         """Give the stream offset that a raw sequence number means, near `size`."""
         return size + ((raw - self.origin - size + 2**31) & MASK) - 2**31
 
-    def note(self, came):
-        """Note which packets came when all bytes in front of them had come, and which bytes were new in each."""
-        have, self.in_order, self.new = set(), set(), {}
+    def note(self, came, policy):
+        """Note which packets came when all bytes in front of them had come, and which bytes can only leave with each."""
+        have, self.in_order, self.new, often = set(), set(), {}, collections.Counter()
         for packet in came if self.origin is not None else ():
             start = self.offset(packet.seq, len(self.way.arrived))
             if all(i in have for i in range(min(start, len(self.way.arrived)))):
@@ -106,6 +107,9 @@ class Direction:
             places = set(range(start, start + len(packet.payload)))
             self.new[packet.number] = places - have
             have |= places
+            often.update(places)
+        if policy != "first":                 # a later packet may have taken the place of bytes that waited
+            self.new = {number: {place for place in places if often[place] == 1} for number, places in self.new.items()}
 
     def place(self, raw):
         """Give between which final offsets an original sequence number lies: (lowest, highest)."""

@@ -3,7 +3,10 @@
 What left is put together again by the defragmentation model, the oracle of reassembly, and its
 checksums are computed anew.
 """
+import contextlib
+import socket
 import struct
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -12,75 +15,18 @@ from hypothesis import strategies as st
 import flowos
 from conversations import datagram, records, save
 from editscript import Edit, Scripted, edited
+from flowos.core.packetport import PacketPort
+from flowos.core.pipe import pipe
 from flowos.packets import valid
+from fragmented import cut, is_fragment, joined
 from flowos.testing import read_packets, read_streams
+from kernel_tcp import ADDRESSES, Network
 from models import build
 from models.talk import Talk
+from namespaces import inside
 
 ENDS = {4: (build.A, build.B), 6: (build.A6, build.B6)}
 SECOND = 10**9
-
-
-def cut(record, size, number=7):
-    """Cut a record's datagram into fragments of `size` payload bytes, a multiple of eight."""
-    ts, frame = record[:2]
-    link, packet = frame[:14], frame[14:]
-    at = 20 if packet[0] >> 4 == 4 else 40
-    payload, parts = packet[at:], []
-    for start in range(0, len(payload), size):
-        part, more = payload[start:start + size], start + size < len(payload)
-        if at == 20:
-            header = bytearray(packet[:20])
-            struct.pack_into(">HHH", header, 2, 20 + len(part), number, more << 13 | start // 8)
-            struct.pack_into(">H", header, 10, 0)
-            struct.pack_into(">H", header, 10, build.checksum(bytes(header)))
-            parts.append((ts, link + bytes(header) + part))
-        else:
-            header = packet[:4] + struct.pack(">HB", 8 + len(part), 44) + packet[7:40]
-            parts.append((ts, link + header + build.fragment_header(packet[6], number, start, more) + part))
-    return parts
-
-
-def is_fragment(frame):
-    packet = frame[14:]
-    return bool(struct.unpack_from(">H", packet, 6)[0] & 0x3FFF) if packet[0] >> 4 == 4 else packet[6] == 44
-
-
-def joined(packets):
-    """Put packets together: whole datagrams in the order in which they became whole; asserts that none is left over."""
-    waiting, whole = {}, []
-    for ts, frame in packets:
-        packet = frame[14:]
-        if not is_fragment(frame):
-            whole.append((ts, frame))
-            continue
-        four = packet[0] >> 4 == 4
-        at, word = (20, struct.unpack_from(">H", packet, 6)[0] << 3) if four else (48, struct.unpack_from(">H", packet, 42)[0])
-        total = struct.unpack_from(">H", packet, 2)[0] if four else 40 + struct.unpack_from(">H", packet, 4)[0]
-        key = (packet[12:20] + packet[4:6]) if four else packet[8:40] + packet[44:48]
-        more, start = (packet[6] >> 5 & 1, word & 0xFFF8) if four else (word & 1, word & 0xFFF8)
-        entry = waiting.setdefault(key, {"parts": {}, "end": None, "first": None})
-        for i, value in enumerate(packet[at:total], start):
-            assert entry["parts"].setdefault(i, value) == value, "fragments contradict each other"
-        if not more:
-            entry["end"] = start + total - at
-        if not start:
-            entry["first"] = frame
-        if entry["end"] is not None and len(entry["parts"]) == entry["end"] and entry["first"]:
-            del waiting[key]
-            header = bytearray(entry["first"][14:34 if four else 54])
-            payload = bytes(entry["parts"][i] for i in range(entry["end"]))
-            if four:
-                struct.pack_into(">H", header, 2, 20 + len(payload))
-                struct.pack_into(">H", header, 6, 0)
-                struct.pack_into(">H", header, 10, 0)
-                struct.pack_into(">H", header, 10, build.checksum(bytes(header)))
-            else:
-                header[6] = entry["first"][14 + 40]
-                struct.pack_into(">H", header, 4, len(payload))
-            whole.append((ts, entry["first"][:14] + bytes(header) + payload))
-    assert not waiting, "a datagram is not whole"
-    return whole
 
 
 def run(folder, packets, *modules, orders=None, flow=None, **config):
@@ -305,6 +251,91 @@ def test_fragments_of_a_flow_that_nobody_writes_leave_at_once(tmp_path):
     packets = [udp(b"known"), parts[0], other, parts[1], other, *parts[2:]]
     out, counters = run(tmp_path, packets, Change(), flow="udp,tp_dst=5353", batch=1)
     assert out == packets and counters["ip_fragments_held"] == 0
+
+
+# ------------------------------------------------------------------------------ in line
+
+class Shout(flowos.Module):
+    protocol, mode = "tcp", flowos.RDWR
+
+    def process(self, window):
+        for match in window.find(b"hello"):
+            window.replace(match, b"HELLO!")
+
+
+class Between:
+    """An engine between two pipes."""
+
+    def __init__(self, *modules, **config):
+        self.ends, inner = zip(pipe("left"), pipe("right"))
+        self.engine = flowos.Engine(flowos.Config(**config))
+        self.engine.connect(*inner)
+        for module in modules:
+            self.engine.attach(module)
+
+    def say(self, side, *packets):
+        """Send packets from one side; give what left to the left and to the right."""
+        for _, frame in packets:
+            assert self.ends[side].send(frame, ts=time.time_ns())
+        self.ends[side].tx_sync()
+        self.engine.step()
+        return [[(ts, bytes(frame)) for ts, frame in end.receive()] for end in self.ends]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_kept_connection_takes_segments_in_fragments(version):
+    """Both ends get whole segments of ours: acknowledged, edited, with the link's header."""
+    came = [record[:2] for record in records(talk(b"hello " * 40), *ENDS[version])]
+    between = Between(Shout())
+    with between.engine:
+        for side, packet in zip((0, 1, 0), came[:3]):
+            assert between.say(side, packet)[1 - side] == [(pytest.approx(time.time_ns(), abs=60 * SECOND), packet[1])]
+        left, right = between.say(0, *cut(came[3], 64))
+        start = 14 + (20 if version == 4 else 40)
+        assert all(valid(frame) and frame[12:14] == came[0][1][12:14] for _, frame in left + right)
+        assert b"".join(frame[start + 20:] for _, frame in right) == b"HELLO! " * 40
+        assert struct.unpack_from(">I", left[-1][1], start + 8)[0] == 1001 + 240
+
+
+def test_fragments_that_wait_are_let_go_in_time():
+    """In line time goes on without packets."""
+    parts = cut(udp(b"a" * 100), 32)
+    between = Between(Change(), defrag_seconds_ipv4=1.0)
+    with between.engine:
+        assert between.say(0, *parts[:2]) == [[], []]
+        deadline, right = time.monotonic() + 20, []
+        while not right and time.monotonic() < deadline:
+            time.sleep(0.05)
+            right = between.say(0)[1]
+        assert [frame for _, frame in right] == [frame for _, frame in parts[:2]]
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("version", [4, 6])
+def test_the_kernel_puts_edited_datagrams_together(root, version):
+    """The kernel cuts long datagrams, and takes what left: its reassembly and its checksums judge."""
+    with Network() as network, contextlib.ExitStack() as stack:
+        with inside(network.names["middle"]):
+            ports = [stack.enter_context(contextlib.closing(PacketPort(name, slots=256))) for name in ("m0", "m1")]
+        engine = stack.enter_context(flowos.Engine())
+        engine.connect(*ports)
+        engine.attach(Change(b"old", b"brand new"))
+        sockets = []
+        for role, address in zip(("client", "server"), ADDRESSES[version]):
+            with inside(network.names[role]):
+                sockets.append(stack.enter_context(socket.socket(socket.AF_INET6 if version == 6 else socket.AF_INET, socket.SOCK_DGRAM)))
+            sockets[-1].bind((address, 5000))
+            sockets[-1].setblocking(False)
+        for size in (10, 2000, 9000, 30000):
+            for side in (0, 1):
+                payload = (b"an old thing " * 3000)[:size]
+                sockets[side].sendto(payload, (ADDRESSES[version][1 - side], 5000))
+                got, deadline = None, time.monotonic() + 20
+                while got is None and time.monotonic() < deadline:
+                    engine.step()
+                    with contextlib.suppress(BlockingIOError):
+                        got = sockets[1 - side].recv(65535)
+                assert got == payload.replace(b"old", b"brand new")
 
 
 # ------------------------------------------------------------------------------ at random

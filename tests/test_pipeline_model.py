@@ -63,11 +63,11 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(stages=pipelines(), isns=st.tuples(ISNS, ISNS, ISNS, ISNS), versions=st.tuples(SIDES, SIDES),
                 picked_up=st.tuples(st.booleans(), st.booleans()), own=st.booleans(),
-                policy=st.sampled_from(["first", "first", "last", "linux"]))
-    def begin(self, stages, isns, versions, picked_up, own=False, policy="first"):
+                policy=st.sampled_from(["first", "first", "last", "linux"]), cut=st.sampled_from([0, 0, 0, 24, 48]))
+    def begin(self, stages, isns, versions, picked_up, own=False, policy="first", cut=0):
         self.now, self.number, self.waiting = build.START_NS, 0, []
         own = own and len(stages) == 1        # of several, how windows are cut depends on when they come back
-        self.pair = Pair(stages, threads=["own"] * own, policy=policy)
+        self.pair = Pair(stages, threads=["own"] * own, policy=policy, cut=cut)
         self.sides = [Sides(i, isns[2 * i:2 * i + 2], versions[i], lambda: self.now) for i in range(2)]
         for sides, late in zip(self.sides, picked_up):
             if not late:

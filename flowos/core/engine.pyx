@@ -556,7 +556,7 @@ cdef class BaseEngine:
                 self.ticking = now - now % SECOND
             if now >= self.core.wake_at:
                 self.waking = now
-        if taken or c.closed.count or c.lane_count or self.workers or self.replan_due or self.ticking != NEVER:
+        if taken or c.log.count or c.closed.count or c.lane_count or self.workers or self.replan_due or self.ticking != NEVER:
             try:
                 self.deliver()
             finally:

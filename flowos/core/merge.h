@@ -450,8 +450,9 @@ static void fos_merge_make(fos_core *core, fos_lane *lane, int dir, uint64_t fin
     const fos_half *other = fos_half_of(core, lane->index, !dir);
     if (!w->acked && (w->template[w->template_l4 + 13] & FOS_TCP_ACK) && (other->flags & FOS_HALF_STARTED)) {
         const fos_way *back = &lane->way[!dir];   /* what the header says, as far as that left */
-        uint64_t q = fos_raw_offset(other, fos_be32(w->template + w->template_l4 + 8), back->gone);
-        r.final = fos_merge_ack(core, lane, !dir, q < back->gone ? q : back->gone);
+        uint64_t q = fos_raw_offset(other, fos_be32(w->template + w->template_l4 + 8), back->gone), left = back->gone;
+        left += other->flags & FOS_HALF_FIN_DONE && !back->ends && (!other->stream || back->next_unit >= other->stream->tail_index);
+        r.final = fos_merge_ack(core, lane, !dir, q < left ? q : left);
     }
     r.ack = w->acked || other->flags & FOS_HALF_STARTED ? other->origin + (uint32_t)r.final : fos_be32(w->template + w->template_l4 + 8);
     uint8_t flags = (uint8_t)((w->template[w->template_l4 + 13] & ~(FOS_TCP_SYN | FOS_TCP_FIN | FOS_TCP_RST)) | FOS_TCP_PSH);

@@ -329,8 +329,8 @@ cdef class DataUnit:
     def fragments(self):
         """List the fragments that a reassembled datagram was joined from: (packet, offset, length) each.
 
-        Offsets count in the datagram's payload; [] for a datagram that came whole.  The frames of
-        the fragments are not kept: the unit at level "frame" is the joined datagram.
+        Offsets count in the datagram's payload; [] for a datagram that came whole.  The unit at level
+        "frame" is the joined datagram, behind the link's header of its first fragment.
         """
         cdef fos_block *block
         cdef fos_origin_fragment *entry

@@ -92,8 +92,8 @@ def measure(floor, who, mode, batch, seconds):
 def main():
     """Measure, print and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.6)
     parser.add_argument("--quick", action="store_true", help="does everything work? figures mean nothing")
     arguments = parser.parse_args()
     rounds, seconds = (1, 0.3) if arguments.quick else (arguments.rounds, arguments.seconds)

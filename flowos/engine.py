@@ -70,7 +70,7 @@ class Engine(BaseEngine):
         self._modules = []
         self._classifier = None
         self._stopping = False
-        self._poll = None
+        self._poll = self._polled = None
         self.ports = {}
         if ports is not None:
             if not isinstance(ports, dict) or len(ports) != 2:
@@ -336,9 +336,10 @@ class Engine(BaseEngine):
 
     def _wait(self):
         """Sleep until a live port has something or a timer is due; a fifth of a second at most."""
-        if self._poll is None:
-            self._poll = select.poll()
-            for port in self._inputs:
+        there = [port for port in self._inputs if not port.ended]      # one whose interface is gone would wake us at once
+        if self._poll is None or self._polled != there:
+            self._poll, self._polled = select.poll(), there
+            for port in there:
                 try:
                     self._poll.register(port.fileno(), select.POLLIN)
                 except UsageError:            # a pipe in memory: nobody wakes us

@@ -4,8 +4,8 @@
 
     namespaces:   one ── veth ── middle ── veth ── two        60-byte frames, AF_XDP in copy mode, one queue
 
-The program under test runs in the middle, on one core: FlowOS's rings (live_flowos.py), an engine in line that classifies and
-merges, and the C program (live_floor.c), one after another in each round.  Generator and sink are the C program in every
+The program under test runs in the middle, on one core: FlowOS's rings (live_flowos.py), an engine in line without and
+with a module, and the C program (live_floor.c), one after another in each round.  Generator and sink are the C program in every
 case, on the other core.  Packets per CPU-second of the process's own loop are compared, as the median of the rounds.
 """
 import argparse
@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks/results/2026-11-21-live-ports.json"
 SPACES = {where: f"flowos-bench-{where}" for where in ("one", "middle", "two")}
 BATCHES = (1, 8, 32, 64, 256)
+ENGINES = ("engine", "module")      # in line: classified and merged; and with a module that counts. Compared with C's forwarding
 
 
 def ip(*words):
@@ -77,7 +78,7 @@ def running(where, core, *words):
 
 def measure(floor, who, mode, batch, seconds):
     """Run one mode of one program with the traffic it needs; gives {"packets", "cpu"}."""
-    ends = ["mid0", "mid1"] if mode in ("forward", "engine") else ["mid1"] if mode == "tx" else ["mid0"]
+    ends = ["mid0", "mid1"] if mode in ("forward", *ENGINES) else ["mid1"] if mode == "tx" else ["mid0"]
     program = [floor, mode, *ends] if who == "c" else [
         sys.executable, ROOT / "benchmarks/live_flowos.py", mode, *(f"xdp:{end}" for end in ends)]
     with contextlib.ExitStack() as stack:
@@ -101,17 +102,17 @@ def main():
     with tempfile.TemporaryDirectory() as folder, network():
         floor = Path(folder) / "live_floor"
         subprocess.run(["gcc", "-O2", "-o", floor, ROOT / "benchmarks/live_floor.c"], check=True, timeout=60)
-        cases = [(mode, batch) for mode in ("rx", "tx", "forward") for batch in BATCHES] + [("engine", 256)]
+        cases = [(mode, batch) for mode in ("rx", "tx", "forward") for batch in BATCHES] + [(mode, 256) for mode in ENGINES]
         for _round in range(rounds):
             for mode, batch in cases:
-                for who in ("flowos", "c") if mode != "engine" else ("flowos",):
+                for who in ("flowos", "c") if mode not in ENGINES else ("flowos",):
                     done = measure(floor, who, mode, batch, seconds)
                     figures.setdefault(f"{mode} {batch} {who}", []).append(done["packets"] / max(done["cpu"], 1e-6))
                     time.sleep(0.05)
     told = {}
     for mode, batch in cases:
         ours = statistics.median(figures[f"{mode} {batch} flowos"])
-        theirs = statistics.median(figures[f"{'forward' if mode == 'engine' else mode} {batch} c"])
+        theirs = statistics.median(figures[f"{'forward' if mode in ENGINES else mode} {batch} c"])
         told[f"{mode} {batch}"] = {"flowos": round(ours), "c": round(theirs), "ratio": round(ours / theirs, 3)}
         print(f"{mode:<8} batch {batch:>3}: {ours / 1e6:6.3f} M packets per CPU-second, C {theirs / 1e6:6.3f}, ratio {ours / theirs:.2f}")
     if not arguments.quick:

@@ -86,9 +86,9 @@ class Engine(BaseEngine):
     # ---- ports ----------------------------------------------------------------------------
 
     def add_port(self, spec):
-        """Add an input: a path, "-" for standard input, or a `Port`; several are merged by time.
+        """Add an input: a path, "-" for standard input, a spec such as "packet:eth0", or a `Port`; several are merged by time.
 
-        The port is the engine's from then on: `close` closes it.
+        docs/ports.md lists the specs; what is live is not waited for.  The port is the engine's from then on: `close` closes it.
         """
         if self.packets or self.finished:
             raise UsageError("ports are added before the first packet is taken")

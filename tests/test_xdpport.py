@@ -20,7 +20,7 @@ import scapy.all as scapy
 
 from conftest import program
 from flowos import Engine
-from flowos.core import interface
+from flowos.core import interface, xdpport
 from flowos.core.arena import Arena
 from flowos.core.errors import CaptureError, FlowOSError, LimitError, UsageError
 from flowos.core.ports import open_pair, open_port
@@ -289,9 +289,10 @@ def test_processes_share_an_interface_by_its_queues(netns):
 
 # ------------------------------------------------------------------------------ the interface's traps
 
-def test_a_second_program_or_socket_is_refused_with_the_remedy(pair):
+def test_a_second_program_or_socket_is_refused_with_the_remedy(pair, monkeypatch):
     _sock, open_end, _near, far = pair
-    with open_end(slots=16), pytest.raises(CaptureError, match="taken by another program"):
+    with monkeypatch.context() as hasty, open_end(slots=16), pytest.raises(CaptureError, match="taken by another program"):
+        hasty.setattr(xdpport, "PATIENCE", 0.1)
         open_end(slots=16)
     with open_end(slots=16):                  # and a queue is free again at once
         pass
@@ -473,7 +474,8 @@ def unprivileged(where, name, capabilities, **options):
 NET_ADMIN, NET_RAW, IPC_LOCK, BPF = 12, 13, 14, 39
 
 
-def test_rights_and_locked_memory_are_named(pair):
+def test_rights_and_locked_memory_are_named(pair, monkeypatch):
+    monkeypatch.setattr(xdpport, "PATIENCE", 0.1)
     _sock, _open_end, _near, far = pair
     assert "CAP_NET_RAW" in unprivileged(far, "far", [])
     assert "CAP_BPF" in unprivileged(far, "far", [NET_RAW], slots=16)

@@ -139,8 +139,11 @@ int main(int argc, char **argv) {
     for (uint32_t i = 0; i < RING; i++) give(&in, (uint64_t)i * CHUNK, i);
     publish(in.fill.made, RING);
     for (uint32_t i = RING; i < 2 * RING; i++) {
-        static const uint8_t head[14] = {2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x88, 0xb5};
-        memcpy(area + (size_t)i * CHUNK, head, 14);
+        /* UDP from 10.0.0.1 to 10.0.0.2, 64 source ports in turn, no UDP checksum */
+        static const uint8_t head[42] = {2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0, 0x45, 0, 0, 46, 0, 0, 0, 0, 64, 17, 0x66, 0xbd,
+                                         10, 0, 0, 1, 10, 0, 0, 2, 4, 0, 0, 9, 0, 26};
+        memcpy(area + (size_t)i * CHUNK, head, sizeof head);
+        area[(size_t)i * CHUNK + 35] = (uint8_t)(i & 63);
         spare[spares++] = (uint64_t)i * CHUNK;
     }
     signal(SIGINT, stop);

@@ -1,6 +1,7 @@
 """FlowOS's side of live_ports.py: receive, send and forward with rings from Python, and an engine in line.
 
-    python benchmarks/live_flowos.py rx xdp:IFACE BATCH SECONDS | tx … | forward xdp:IN xdp:OUT BATCH SECONDS | engine …
+    python benchmarks/live_flowos.py rx xdp:IFACE BATCH SECONDS | tx … | forward xdp:IN xdp:OUT BATCH SECONDS
+        | engine … | module …
 
 It says "ready" when its ports are open, and in the end one line of JSON: packets and the CPU seconds of the loop.
 """
@@ -10,7 +11,7 @@ import signal
 import sys
 import time
 
-from flowos import Engine
+from flowos import Engine, Module
 from flowos.rings import register, register_pair
 
 FRAME = bytes.fromhex("02000000000202000000000188b5") + bytes(46)
@@ -59,13 +60,28 @@ def forward(left, right, batch, end):
     return packets
 
 
-def engine(left, right, end):
-    """Let an engine stand in line."""
+class Count(Module):
+    """Count the packets and the bytes of all UDP, from arrays."""
+
+    protocol, scope, packets, bytes = "udp", "flow", 0, 0
+
+    def process(self, window):
+        rows = window.array()
+        self.packets += len(rows)
+        self.bytes += int(rows["length"].sum())
+
+
+def engine(left, right, end, module=None):
+    """Let an engine stand in line: classify, follow connections, merge; with a module, or without."""
     with Engine() as engine_:
         engine_.connect(left, right)
+        if module:
+            engine_.attach(module)
         signal.signal(signal.SIGALRM, lambda *_: engine_.stop())
         signal.setitimer(signal.ITIMER_REAL, max(0.01, end - time.monotonic()))
         engine_.run()
+        if module and module.packets == 0 < engine_.packets:
+            raise RuntimeError("the module saw nothing")
         return engine_.packets
 
 
@@ -77,7 +93,7 @@ def main(mode, *words):
     print("ready", flush=True)
     end, cpu = time.monotonic() + float(seconds), time.process_time()
     work = {"rx": receive, "tx": send, "forward": forward}.get(mode)
-    packets = work(*ports, int(batch), end) if work else engine(*ports, end)
+    packets = work(*ports, int(batch), end) if work else engine(*ports, end, Count() if mode == "module" else None)
     print(json.dumps({"packets": packets, "cpu": time.process_time() - cpu}))
 
 

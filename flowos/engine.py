@@ -83,7 +83,7 @@ class Engine(BaseEngine):
         self._modules = []
         self._classifier = None
         self._stopping = False
-        self._poll, self._longest = None, 0.2
+        self._poll, self._polled, self._longest = None, None, 0.2
         self._threads = False
         self.ports = {}
         if ports is not None:
@@ -100,9 +100,9 @@ class Engine(BaseEngine):
     # ---- ports ----------------------------------------------------------------------------
 
     def add_port(self, spec):
-        """Add an input: a path, "-" for standard input, or a `Port`; several are merged by time.
+        """Add an input: a path, "-" for standard input, a spec such as "packet:eth0", or a `Port`; several are merged by time.
 
-        The port is the engine's from then on: `close` closes it.
+        docs/ports.md lists the specs; what is live is not waited for.  The port is the engine's from then on: `close` closes it.
         """
         if self.packets or self.finished:
             raise UsageError("ports are added before the first packet is taken")
@@ -367,9 +367,10 @@ class Engine(BaseEngine):
 
     def _wait(self):
         """Sleep until a live port has something or a timer is due; a fifth of a second at most."""
-        if self._poll is None:
-            self._poll, self._longest = select.poll(), 0.2
-            for port in self._inputs:
+        there = [port for port in self._inputs if not port.ended]      # one whose interface is gone would wake us at once
+        if self._poll is None or self._polled != there:
+            self._poll, self._polled, self._longest = select.poll(), there, 0.2
+            for port in there:
                 try:
                     self._poll.register(port.fileno(), select.POLLIN)
                 except UsageError:            # a pipe in memory: nobody wakes us when something comes

@@ -22,7 +22,7 @@ CAPABILITIES = {13: ("CAP_NET_RAW", "packet sockets and AF_XDP"), 12: ("CAP_NET_
                 39: ("CAP_BPF", "XDP programs"), 14: ("CAP_IPC_LOCK", "packet buffers above the limit of locked memory")}
 SYS_ADMIN = 21                      # has all that CAP_BPF has
 AF_XDP = 44
-UMEM = 8 << 20                      # bytes that two connected AF_XDP ports lock
+UMEM = 16 << 20                     # bytes that two connected AF_XDP ports lock
 XDP_MTU = 4096 - 256 - 22           # what a buffer of a page holds behind the headroom, less Ethernet and two tags
 
 

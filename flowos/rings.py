@@ -13,6 +13,7 @@ import select
 import time
 
 from flowos.core.errors import UsageError
+from flowos.core.packetport import PacketPort
 from flowos.core.port import Port
 from flowos.core.ports import open_pair, open_port
 from flowos.core.ring import Ring, Slot
@@ -25,8 +26,11 @@ ASK = 0.001                         # seconds between questions where there is n
 def register(spec):
     """Open a port by its spec, such as "xdp:eth0" or, bound to one ring pair, "xdp:eth0/2"; a context manager.
 
-    What else a spec may be is told in docs/ports.md.  Errors as the ports have them.
+    What else a spec may be is told in docs/ports.md; "packet:eth0" receives and sends here.  Errors as the ports
+    have them.
     """
+    if isinstance(spec, str) and spec.startswith("packet:"):
+        return PacketPort(spec[len("packet:"):])
     return open_port(spec)
 
 

@@ -7,13 +7,13 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 
 from conftest import program
 from flowos import hostchecks
+from flowos.cli import main
 from flowos.core import interface
 from flowos.core.errors import UsageError
 from flowos.core.xdpport import XdpPort
@@ -40,14 +40,17 @@ def state_of(where, name):
     return link, run(program("ethtool"), "-k", name), run(program("ethtool"), "-l", name), files
 
 
-def doctor(where, *words, expect=None):
-    """Run the command in a namespace; gives (exit code, standard output)."""
-    done = subprocess.run([program("ip"), "netns", "exec", where, sys.executable, "-m", "flowos.cli", "doctor", *map(str, words)],
-                          capture_output=True, text=True, timeout=60, check=False)
-    assert done.stderr == "" or expect == 2, done.stderr
-    if expect is not None:
-        assert done.returncode == expect, done.stdout
-    return done.returncode, done.stdout + done.stderr
+@pytest.fixture
+def doctor(capsys):
+    """Run the command in a namespace: `doctor(where, *words, expect=code)` gives what it printed."""
+    def run(where, *words, expect):
+        with inside(where):
+            code = main(["doctor", *map(str, words)])
+        told = capsys.readouterr()
+        assert code == expect, told
+        assert bool(told.err) == (expect == 2)
+        return told.out + told.err
+    return run
 
 
 @pytest.fixture
@@ -91,7 +94,7 @@ def test_each_trap_is_found_and_the_remedy_works(pair):
     assert found(far, "no-such-one").keys() == {"interface"}
 
 
-def test_a_sender_without_a_wire(pair, tmp_path):
+def test_a_sender_without_a_wire(pair, tmp_path, doctor):
     near, _far = pair
     traps = found(near, "near", check_sender)
     assert {"tx", "tso", "txvlan"} == traps.keys() and traps["tso"].state == "bad"
@@ -118,7 +121,7 @@ def test_more_queues_at_the_other_end(netns, tmp_path):
         assert interface.channels("two") == (2, 2)
 
 
-def test_fixed_and_restored_to_the_letter(pair, tmp_path):
+def test_fixed_and_restored_to_the_letter(pair, tmp_path, doctor):
     _near, far = pair
     journal = tmp_path / "state" / "journal"
     ip("-n", far, "link", "set", "far", "mtu", 8000)
@@ -127,16 +130,16 @@ def test_fixed_and_restored_to_the_letter(pair, tmp_path):
     subprocess.run([program("ip"), "netns", "exec", far, program("ethtool"), "-K", "far", "tx-checksum-sctp", "off"], check=True, timeout=20)
     subprocess.run([program("ip"), "netns", "exec", far, "sysctl", "-qw", "net.ipv4.conf.far.rp_filter=1"], check=True, timeout=20)
     before = state_of(far, "far")
-    assert doctor(far, "far", "--journal", journal, expect=1)[1].count("remedy:") >= 3
+    assert doctor(far, "far", "--journal", journal, expect=1).count("remedy:") >= 3
     assert state_of(far, "far") == before and not journal.exists()        # looking changes nothing
-    code, text = doctor(far, "far", "--sender", "far", "--fix", "--journal", journal, expect=0)
+    text = doctor(far, "far", "--sender", "far", "--fix", "--journal", journal, expect=0)
     assert "changed  far: ethtool -K far gro off" in text and "changed  far: ip link set dev far mtu 1500" in text
     assert state_of(far, "far") != before
     doctor(far, "far", "--fix", "--journal", journal, expect=0)           # once more: nothing left to do
-    code, text = doctor(far, "--restore", "--journal", journal, "--json", expect=0)
+    text = doctor(far, "--restore", "--journal", journal, "--json", expect=0)
     assert [line["problem"] for line in json.loads(text)].count(None) == len(json.loads(text)) >= 4
     assert state_of(far, "far") == before
-    assert "nothing was changed" in doctor(far, "--restore", "--journal", journal, expect=0)[1]
+    assert "nothing was changed" in doctor(far, "--restore", "--journal", journal, expect=0)
 
 
 def test_a_process_killed_at_any_moment_leaves_nothing_that_cannot_be_put_back(pair, tmp_path):
@@ -210,10 +213,9 @@ def test_the_host_and_its_rights(root, monkeypatch):
     assert "ulimit -l" in poor["memlock"].remedy and "5.9" in poor["kernel"].text
 
 
-def test_the_command_line(pair):
+def test_the_command_line(pair, doctor):
     _near, far = pair
-    assert "expected the interfaces" in doctor(far, "--fix", expect=2)[1]
-    assert "--restore stands alone" in doctor(far, "far", "--restore", expect=2)[1]
-    code, text = doctor(far, "lo", "--json")
-    told = json.loads(text)
-    assert code == 1 and {finding["what"] for finding in told["findings"] if finding["state"] == "bad"} >= {"mtu"}
+    assert "expected the interfaces" in doctor(far, "--fix", expect=2)
+    assert "--restore stands alone" in doctor(far, "far", "--restore", expect=2)
+    told = json.loads(doctor(far, "lo", "--json", expect=1))
+    assert {finding["what"] for finding in told["findings"] if finding["state"] == "bad"} >= {"mtu"}

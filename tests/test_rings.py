@@ -133,5 +133,10 @@ def test_one_ring_pair_and_both_ends_of_a_pair(netns):
             assert poll(port) == [port]
             port.rx_ring.read()
             assert poll(port) == [] and port.ended
+    near = netns()
+    with inside(near), register("packet:lo") as port:
+        frame = bytes(12) + b"\x88\xb5" + bytes(46)
+        assert port.tx_ring.write(frame) == 1 and port.tx_sync() == 1
+        assert poll(port, timeout=5) == [port] and port.rx_ring.read()[0][2] == frame
     left, right = register_pair("pipe:l", "pipe:r")
     assert (left.name, right.name) == ("pipe:l:a", "pipe:r:a")

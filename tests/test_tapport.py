@@ -66,9 +66,9 @@ def answer(packet, mac="02:00:00:00:00:09"):
     return None
 
 
-def ping(where, address, count=3):
+def ping(where, address, count=3, patience=2):
     """Run ping in a namespace."""
-    return subprocess.Popen([program("ip"), "netns", "exec", where, "ping", "-q", "-c", str(count), "-i", "0.1", "-W", "2", address],
+    return subprocess.Popen([program("ip"), "netns", "exec", where, "ping", "-q", "-c", str(count), "-i", "0.1", "-W", str(patience), address],
                             stdout=subprocess.PIPE, text=True)
 
 
@@ -201,13 +201,13 @@ def test_the_host_is_on_the_wire_again_when_the_process_is_killed(netns):
         finally:
             os._exit(1)
     assert os.read(reader, 99) == b"h-eth"
-    with ping(host, "10.5.0.2", 2) as pinging:
+    with ping(host, "10.5.0.2", 1, 0.3) as pinging:
         assert " 0 received" in pinging.communicate(timeout=20)[0]        # nobody takes what the host sends
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     end = time.monotonic() + 10
     while time.monotonic() < end:
-        with ping(host, "10.5.0.2", 1) as pinging:
+        with ping(host, "10.5.0.2", 1, 0.3) as pinging:
             if " 1 received" in pinging.communicate(timeout=20)[0]:
                 break
     else:

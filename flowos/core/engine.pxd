@@ -64,7 +64,7 @@ cdef class BaseEngine:
     cdef int _check_core(self) except -1
     cdef int _reframe(self, uint32_t index) except -1
     cdef int _step_wired(self) except -1
-    cdef uint32_t room_behind(self, Port out) except? 0xffffffff
+    cdef int pump_into(self, Port out) except -1
     cdef bint _wired_ended(self) except -1
     cdef int _decode(self, uint32_t index) except -1
     cdef int _call(self, Attachment a, uint32_t n) except -1

@@ -532,16 +532,13 @@ cdef class BaseEngine:
         cdef Port port
         cdef fos_core *c = self.core.c
         cdef int taken = 0
-        cdef uint32_t batches
         cdef int64_t now
         self.busy, self.stalled = True, False
         try:
             for number, port in enumerate(self.wired):
                 self.port = port
                 c.iface_base = number
-                batches = self.room_behind(<Port>self.wired[1 - number])
-                with nogil:
-                    taken += self.pump(batches)
+                taken += self.pump_into(<Port>self.wired[1 - number])
         finally:
             self.busy = False
         self._check_core()
@@ -564,15 +561,25 @@ cdef class BaseEngine:
                     port.rx.head = port.rx.cur
         return taken
 
-    cdef uint32_t room_behind(self, Port out) except? 0xffffffff:
-        """Send what waits on a way out; how many batches may be taken in for it, by the policy of overload."""
-        cdef uint32_t batches = 4
+    cdef int pump_into(self, Port out) except -1:
+        """Send what waits on a way out, and take in what came for it: all, or what it has room for, by the policy of overload."""
+        cdef uint32_t batch = self.batch, room
+        cdef int taken
         if out.tx.tail - out.tx.head < out.tx.size:
             out.txsync()
-        if self.config.overload == "wait":
-            batches = 4 * (out.tx.tail - out.tx.head) // out.tx.size
-            self.stalled = self.stalled or batches == 0
-        return batches
+        if self.config.overload == "drop":
+            with nogil:
+                taken = self.pump(4)
+            return taken
+        room = out.tx.tail - out.tx.head
+        self.batch = min(batch, room)
+        try:
+            with nogil:
+                taken = self.pump(1 if room else 0)
+        finally:
+            self.batch = batch
+        self.stalled = self.stalled or room == 0
+        return taken
 
     cdef bint _wired_ended(self) except -1:
         """Have both of the connected ports ended, with all that came taken?"""

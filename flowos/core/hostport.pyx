@@ -66,6 +66,8 @@ cdef class HostPort(TapPort):
 
     def close(self):
         """Send what the TX ring holds; the host sends and receives on the interface itself again."""
-        TapPort.close(self)
-        while self.links:
+        if not self.closed:
+            self.txsync()
+        while self.links:                     # before the device goes: nothing the host sends may be lost on the way there
             os.close(self.links.pop())
+        TapPort.close(self)

@@ -36,6 +36,7 @@ cdef extern from "ring.h" nogil:
     fos_slot *fos_ring_slot(const fos_ring *ring, uint32_t index)
     void fos_slot_swap(fos_slot *a, fos_slot *b)
     void fos_slot_forward(fos_slot *to, fos_slot *packet)
+    void fos_ring_warm(const fos_ring *ring, uint32_t index)
     int fos_ring_check(const fos_ring *ring)
 
 

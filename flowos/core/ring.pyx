@@ -17,6 +17,13 @@ INVARIANTS = {1: "the size is a power of two", 2: "no more slots are held than t
               3: "cur lies in [head, tail]", 4: "each slot owns a buffer of its own", 5: "slots point into their buffers"}
 
 
+cdef inline uint32_t room_of(const fos_ring *ring, const fos_slot *slot) noexcept:
+    """How many bytes fit from a slot's first byte to its buffer's end: a received frame begins behind a headroom."""
+    if ring.arena == NULL:
+        return ring.buffer_size
+    return ring.buffer_size - <uint32_t> ((slot.ptr - ring.arena) % ring.buffer_size)
+
+
 cdef int make_slots(fos_ring *ring, object slots, Arena arena, str name) except -1:
     """Give a ring its slots; with an arena, each slot owns one of its buffers."""
     cdef uint32_t i
@@ -211,10 +218,11 @@ cdef class Ring:
             n = max(0, count)
         for i in range(n):
             slot = fos_ring_slot(self.c, self.c.cur)
-            if slot.buffer == FOS_NO_BUFFER or view.shape[0] > self.c.buffer_size:
-                raise UsageError(f"{view.shape[0]} bytes; "
-                                 + ("the slot has no buffer of its own" if slot.buffer == FOS_NO_BUFFER
-                                    else f"the buffer holds {self.c.buffer_size}"))
+            fos_ring_warm(self.c, self.c.cur + 8)
+            if slot.buffer == FOS_NO_BUFFER:
+                raise UsageError("the slot has no buffer of its own to write to")
+            if view.shape[0] > room_of(self.c, slot):
+                raise UsageError(f"{view.shape[0]} bytes; the buffer holds {room_of(self.c, slot)}")
             if view.shape[0]:
                 memcpy(<void *> slot.ptr, &view[0], view.shape[0])
             slot.len = slot.wire = <uint32_t> view.shape[0]
@@ -297,11 +305,8 @@ cdef class Slot:
         cdef const unsigned char[::1] view = value
         if slot.buffer == FOS_NO_BUFFER:
             raise UsageError("the slot has no buffer of its own to write to")
-        room = self.ring.c.buffer_size
-        if self.ring.c.arena != NULL:         # a received frame may begin behind a headroom
-            room -= (slot.ptr - self.ring.c.arena) % self.ring.c.buffer_size
-        if view.shape[0] > room:
-            raise UsageError(f"{view.shape[0]} bytes; the buffer holds {room}")
+        if view.shape[0] > room_of(self.ring.c, slot):
+            raise UsageError(f"{view.shape[0]} bytes; the buffer holds {room_of(self.ring.c, slot)}")
         if view.shape[0]:
             memcpy(<void *> slot.ptr, &view[0], view.shape[0])
         slot.len = slot.wire = <uint32_t> view.shape[0]

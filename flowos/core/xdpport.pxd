@@ -41,6 +41,8 @@ cdef extern from "xsk.h" nogil:
         uint32_t quota
         fos_arena *arena
         uint8_t *lent
+        uint32_t *spare
+        uint32_t spares
         fos_parser parser
         fos_counters unused
         uint32_t released, sent, longest
@@ -56,6 +58,7 @@ cdef extern from "xsk.h" nogil:
     bint fos_xsk_is_zero_copy(const fos_xsk *socket)
     void fos_xsk_count(const fos_xsk *socket, uint64_t *counters)
     uint32_t fos_xdp_receive(fos_xdp_io *io, fos_ring *rx)
+    void fos_xdp_begin(fos_xdp_io *io, fos_ring *tx)
     uint32_t fos_xdp_send(fos_xdp_io *io, fos_ring *tx)
 
 
@@ -67,9 +70,11 @@ cdef class XdpPort(Port):
     cdef readonly object queue      # the one that this port is bound to, or None: all
     cdef readonly str mode          # "driver", "generic", or "joined" where another port of ours attached the program
     cdef int index
+    cdef bint begun                 # the spare buffers are out of the TX slots
     cdef object wait                # the epoll object of several queues
     cdef list sharing               # descriptors of the open sockets on one UMEM
     cdef dict kernel                # the kernel's counters at the end
 
     cdef int open_queue(self, fos_xsk *sock, zero_copy) except -1
+    cdef int let_go(self) except -1
     cdef void give_back(self) noexcept

@@ -19,7 +19,7 @@ from libc.stdlib cimport calloc, free
 
 from flowos.core.arena cimport Arena, fos_arena_give
 from flowos.core.port cimport Port
-from flowos.core.ring cimport FOS_NO_BUFFER, FOS_RING_LENT, Ring, fos_ring, fos_ring_slot, free_slots, make_slots, ring_over
+from flowos.core.ring cimport FOS_RING_LENT, Ring, fos_ring, fos_ring_slot, free_slots, make_slots, ring_over
 from flowos.core.errors import CaptureError, UsageError
 from flowos.core.interface import channels, driver, index_of, mtu_of, switch, xdp_attached
 
@@ -28,6 +28,7 @@ __all__ = ["XdpPort"]
 COPY, ZERO_COPY, NEED_WAKEUP = 2, 4, 8                  # flags of bind, if_xdp.h
 MODES = {"generic": 2, "driver": 4}                     # XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE
 LINK_HEADER = 14 + 4 + 4            # Ethernet with two tags
+SLOTS = 2048                        # an engine holds 1024 at once; as many again take what comes meanwhile
 PATIENCE = 1.0                      # seconds: a queue is free, and memory unlocked, some 20 ms after its last user closed
 
 DESCRIPTIONS = {
@@ -53,7 +54,7 @@ KERNEL = [name for name in DESCRIPTIONS if name.startswith("kernel_")]
 cdef class XdpPort(Port):
     """Receive and send frames on a network interface through AF_XDP; the arena is the UMEM.
 
-    `slots`, a power of two, is the size of each ring; twice as many buffers of 2048 or 4096 bytes come from
+    `slots`, a power of two, is the size of each ring, of which the user has 256 free TX slots at once; twice as many buffers of 2048 or 4096 bytes come from
     `arena`, or from a new one whose buffers hold the interface's MTU.  `queue`: bind to that ring pair alone,
     so that other ports, also of other processes, take the others; None: all queues, sending on the first.
     `beside`: another XdpPort whose arena, as one UMEM, this one shares: `Ring.swap` forwards
@@ -71,7 +72,7 @@ cdef class XdpPort(Port):
     xdp:no-such-one: no such network interface
     """
 
-    def __cinit__(self, interface, slots=1024, Arena arena=None, queue=None, mode=None, zero_copy=None, XdpPort beside=None):
+    def __cinit__(self, interface, slots=SLOTS, Arena arena=None, queue=None, mode=None, zero_copy=None, XdpPort beside=None):
         cdef uint32_t i
         self.program.map = self.program.link = -1
         self.interface, self.queue = interface, queue
@@ -100,14 +101,14 @@ cdef class XdpPort(Port):
         self.io.longest = mtu_of(interface) + 14 + 4
         self.io.lent = <uint8_t *> calloc(len(arena), 1)
         self.io.queues = <fos_xsk *> calloc(len(queues), sizeof(fos_xsk))
-        if self.io.lent == NULL or self.io.queues == NULL:
+        self.io.spare = <uint32_t *> calloc(slots, sizeof(uint32_t))
+        if self.io.lent == NULL or self.io.queues == NULL or self.io.spare == NULL:
             raise MemoryError(f"{self.name}: no memory")
         make_slots(&self.rx, slots, arena, self.name)
+        self.io.released = 0 - self.rx.size   # all are to go to the kernel
         make_slots(&self.tx, slots, arena, self.name)
         self.rx.flags = self.tx.flags = FOS_RING_LENT
-        self.tx.tail = self.tx.size
         self.live = True
-        self.io.released = 0 - self.rx.size   # all are to go to the kernel
         self.io.quota = (slots + len(queues) - 1) // len(queues)
         try:
             for i, number in enumerate(queues):
@@ -127,12 +128,15 @@ cdef class XdpPort(Port):
             for i in range(self.io.count):
                 self.wait.register(self.io.queues[i].fd, select.EPOLLIN)
         fos_xdp_receive(self.io, &self.rx)    # the kernel gets its buffers
+        fos_xdp_begin(self.io, &self.tx)
+        self.begun = True
 
     def __dealloc__(self):
         self.let_go()
         if self.io != NULL:
             self.give_back()
             free(self.io.lent)
+            free(self.io.spare)
             free(self.io.queues)
             free(self.io)
         free_slots(&self.rx, None)
@@ -141,7 +145,7 @@ cdef class XdpPort(Port):
     # ---- opening ----------------------------------------------------------------------------
 
     @staticmethod
-    def arena_for(*interfaces, slots=1024):
+    def arena_for(*interfaces, slots=SLOTS):
         """Make an arena for one port on each of these interfaces; CaptureError: an MTU does not fit.
 
         >>> XdpPort.arena_for("lo")
@@ -305,12 +309,12 @@ cdef class XdpPort(Port):
             self.let_go()
         Port.close(self)
 
-    def let_go(self):
+    cdef int let_go(self) except -1:
         """Close the sockets and let go of the program."""
         cdef uint32_t i
         fos_xdp_detach(&self.program)
         if self.io == NULL:
-            return
+            return 0
         for i in range(self.io.count):
             if self.sharing is not None and self.io.queues[i].fd in self.sharing:
                 self.sharing.remove(self.io.queues[i].fd)
@@ -319,9 +323,10 @@ cdef class XdpPort(Port):
         if self.wait is not None:
             self.wait.close()
             self.wait = None
+        return 0
 
     cdef void give_back(self) noexcept:
-        """Give the arena all buffers: those the kernel had, those of RX slots not taken back, those of free and filled TX slots."""
+        """Give the arena all buffers: those the kernel had, spare ones, those of RX slots not taken back and of TX slots not sent."""
         cdef uint32_t i
         if self.io.lent == NULL:
             return
@@ -331,8 +336,10 @@ cdef class XdpPort(Port):
         if self.rx.slots != NULL:
             for i in range(self.rx.tail - self.io.released):
                 fos_arena_give(&self.arena.c, fos_ring_slot(&self.rx, self.io.released + i).buffer)
-        if self.tx.slots != NULL:
-            for i in range(self.tx.tail - self.io.sent):
+        for i in range(self.io.spares):
+            fos_arena_give(&self.arena.c, self.io.spare[i])
+        if self.tx.slots != NULL:             # where opening failed, each slot has its own
+            for i in range(self.tx.tail - self.io.sent if self.begun else self.tx.size):
                 fos_arena_give(&self.arena.c, fos_ring_slot(&self.tx, self.io.sent + i).buffer)
 
     def count_kernel(self):

@@ -30,6 +30,9 @@
 /* Newer than the oldest headers that we are built with. */
 enum { FOS_AF_XDP = 44, FOS_SOL_XDP = 283, FOS_XDP_TX_BUDGET = 9, FOS_XDP_HEADROOM = 256 };
 
+/* Free TX slots that the user has at once, where the ring has more: those go round in few buffers, the warmest. */
+enum { FOS_XDP_WINDOW = 256 };
+
 typedef struct fos_xring {
     uint32_t *producer, *consumer, *flags;    /* shared with the kernel */
     void *items;
@@ -53,6 +56,8 @@ typedef struct fos_xdp_io {
     uint32_t next;            /* queue to look at first */
     fos_arena *arena;
     uint8_t *lent;            /* by buffer: 1 while the kernel has it from this port */
+    uint32_t *spare;          /* buffers for sending that are in no slot; the last that came back goes first */
+    uint32_t spares;
     fos_parser parser;
     fos_counters unused;      /* the parser's; a frame is counted when the engine parses it */
     uint32_t released;        /* RX slots below this gave their buffers to the kernel */
@@ -95,6 +100,7 @@ static int fos_xsk_register(const fos_xsk *s, const fos_arena *a) {
     /* struct xdp_umem_reg with the field that Linux 6.8 put in its padding */
     struct { uint64_t addr, len; uint32_t chunk, headroom, flags, metadata; } reg = {
         .addr = (uint64_t)(uintptr_t)a->base, .len = (uint64_t)a->count * a->buffer_size, .chunk = a->buffer_size};
+    madvise(a->base, (size_t)reg.len, MADV_HUGEPAGE);       /* all of it is pinned at once; a ring goes round through it */
     return setsockopt(s->fd, FOS_SOL_XDP, XDP_UMEM_REG, &reg, sizeof reg);
 }
 
@@ -229,19 +235,28 @@ static uint32_t fos_xdp_receive(fos_xdp_io *x, fos_ring *rx) {
 
 /* ---- sending ---------------------------------------------------------------------------------- */
 
-/* A TX slot is free again, with this buffer: which one it had before is all the same. */
-FOS_INLINE void fos_xdp_free(const fos_xdp_io *x, fos_ring *tx, uint32_t buffer) {
-    fos_slot *slot = fos_ring_slot(tx, tx->tail++);
-    slot->buffer = buffer;
-    slot->ptr = fos_arena_buffer(x->arena, buffer);
-}
-
+/* Take back what was sent, and give the user free slots. */
 static void fos_xdp_reap(fos_xdp_io *x, fos_ring *tx) {
     fos_xring *done = &x->queues[0].done;
     uint32_t n = fos_xring_waiting(done), buffer;
     for (uint32_t i = 0; i < n; i++)
-        if (fos_xdp_back(x, ((uint64_t *)done->items)[done->taken++ & (done->size - 1)], &buffer)) fos_xdp_free(x, tx, buffer);
+        if (fos_xdp_back(x, ((uint64_t *)done->items)[done->taken++ & (done->size - 1)], &buffer)) x->spare[x->spares++] = buffer;
     if (n) __atomic_store_n(done->consumer, done->taken, __ATOMIC_RELEASE);
+    uint32_t window = tx->size < FOS_XDP_WINDOW ? tx->size : FOS_XDP_WINDOW;
+    while (x->spares && tx->tail - tx->head < window) {
+        fos_slot *slot = fos_ring_slot(tx, tx->tail++);
+        slot->buffer = x->spare[--x->spares];
+        slot->ptr = fos_arena_buffer(x->arena, slot->buffer);
+    }
+}
+
+/* Begin: all buffers of the TX slots are spare. */
+static void fos_xdp_begin(fos_xdp_io *x, fos_ring *tx) {
+    for (uint32_t i = tx->size; i--;) {
+        x->spare[x->spares++] = tx->slots[i].buffer;
+        tx->slots[i].buffer = FOS_NO_BUFFER;
+    }
+    fos_xdp_reap(x, tx);
 }
 
 /* Have the kernel send what the tx ring holds, for as long as it gets on: each bad frame ends a call, and so does its budget. */
@@ -265,7 +280,6 @@ static void fos_xdp_kick(fos_xdp_io *x) {
 static uint32_t fos_xdp_send(fos_xdp_io *x, fos_ring *tx) {
     fos_xring *out = &x->queues[0].tx;
     uint64_t before = x->transmitted;
-    fos_xdp_reap(x, tx);
     for (; x->sent != tx->head; x->sent++) {
         const fos_slot *slot = fos_ring_slot(tx, x->sent);
         uint32_t buffer = slot->buffer, len = slot->len;
@@ -274,7 +288,7 @@ static uint32_t fos_xdp_send(fos_xdp_io *x, fos_ring *tx) {
         if (FOS_UNLIKELY(len > x->longest || address / tx->buffer_size != buffer
                          || (address & (tx->buffer_size - 1)) + len > tx->buffer_size || len < 14)) {
             if (len < 14) x->refused_short++; else x->refused_long++;
-            fos_xdp_free(x, tx, buffer);
+            x->spare[x->spares++] = buffer;
             continue;
         }
         x->lent[buffer] = 1;

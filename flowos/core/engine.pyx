@@ -44,6 +44,10 @@ from flowos.core.window cimport LEVEL_DECODER, LEVEL_FRAME, LEVEL_IP, LEVEL_TRAN
 from flowos.core.connection import REASONS
 from flowos.core.errors import LimitError, UsageError
 
+cdef extern from "fetch.h" nogil:
+    void fos_fetch_ready(const fos_core *core, const uint32_t *ready, uint32_t i, uint32_t count)
+    void fos_fetch_bytes(const fos_stream *s)
+
 cdef dict LEVELS = {
     "frame": (LEVEL_FRAME, FOS_CLASS_ALL), "ip": (LEVEL_IP, FOS_CLASS_ALL),
     "transport": (LEVEL_TRANSPORT, FOS_CLASS_ALL), "tcp": (LEVEL_TRANSPORT, FOS_CLASS_TCP),
@@ -832,6 +836,7 @@ cdef class BaseEngine:
         c.units_pending = 0
         self.ready_count = n
         for i in range(n):
+            fos_fetch_ready(c, self.ready, i, n)
             try:
                 self._decode(self.ready[i])
             except BaseException as error:    # not a decoder's fault, which is its connection's alone
@@ -886,6 +891,7 @@ cdef class BaseEngine:
                 continue
             n = 0
             for i in range(self.ready_count):
+                fos_fetch_ready(c, self.ready, i, self.ready_count)
                 index = self.ready[i]
                 conn = &c.table.conns[index]
                 if a.flow is not None and a.flow != conn.flow:
@@ -1310,6 +1316,8 @@ cdef class BaseEngine:
                         i += 1
                         if a.limit_ns:
                             began = time.perf_counter_ns()
+                        if i < n:             # the next one's bytes
+                            fos_fetch_bytes((<Window>a.pool[i]).stream)
                         w = <Window>a.pool[i - 1]
                         if a.bypassed is None or w.index not in a.bypassed:
                             a.process(w)
@@ -1376,6 +1384,7 @@ cdef class BaseEngine:
         cdef fos_lane *lane
         cdef uint32_t i, index
         for i in range(self.ready_count):
+            fos_fetch_ready(c, self.ready, i, self.ready_count)
             index = self.ready[i]
             if c.table.conns[index].flags & FOS_CONN_HALVES:
                 forget(self.core, self.serving, index)

@@ -42,9 +42,7 @@ static void fos_sctp_drain(fos_core *core, uint32_t index, fos_conn *c, int dir)
 /* Pass over the chunks that will not come. */
 static void fos_sctp_skip(fos_core *core, uint32_t index, fos_conn *c, int dir, int cause, const fos_origin *o) {
     fos_half *h = fos_half_of(core, index, dir);
-    fos_origin at = *o;
-    at.flags = 0;
-    at.wire = 0;
+    fos_origin at = {.ts = o->ts, .packet = o->packet, .l3 = o->l3, .l4 = o->l4};   /* no frame holds what is missing */
     FOS_COUNT(&core->counters, sctp_gaps);
     if (cause == FOS_GAP_LIMIT) FOS_COUNT(&core->counters, sctp_gap_by_limit);
     fos_deliver(core, index, c, FOS_CLASS_SCTP, dir, FOS_UNIT_GAP, 0, h->acked, 0, 0, &at);

@@ -113,9 +113,7 @@ FOS_NOINLINE void fos_tcp_gap(fos_core *core, uint32_t index, fos_conn *c, int d
         if (ooo->gap_count < ooo->gap_capacity) ooo->gaps[ooo->gap_count++] = (fos_gap){h->next, end};
     }
     h->flags |= FOS_HALF_GAPS;
-    fos_origin at = *o;
-    at.flags = 0;
-    at.wire = 0;
+    fos_origin at = {.ts = o->ts, .packet = o->packet, .l3 = o->l3, .l4 = o->l4};   /* no frame holds what is missing */
     fos_deliver(core, index, c, FOS_CLASS_TCP, dir, FOS_UNIT_GAP, 0, h->next, len, 0, &at);
     h->next = end;
 }

@@ -20,8 +20,7 @@ __all__ = ["CaptureWriter"]
 
 cdef enum:
     ROOM = 1 << 10              # more than the headers of a packet and its interface
-    BUFFER = 1 << 20            # 4 times the longest record
-    FULL = 1 << 18              # what is written at once, while it is still in the cache: some 170 large packets
+    BUFFER = 1 << 20            # 4 times the longest record; a system call for some 700 large packets
 
 
 cdef class CaptureWriter(Port):
@@ -108,8 +107,6 @@ cdef class CaptureWriter(Port):
         while result == FOS_WRITE_FULL:
             self.write_out()
             result = fos_writer_put(&self.c, slot)
-        if self.c.have >= FULL:
-            self.write_out()
         if result == FOS_WRITE_MEMORY:
             with gil:
                 raise MemoryError(f"{self.name}: no memory for an interface")

@@ -30,7 +30,7 @@ cdef uint64_t kept_of(Window w, const fos_unit *u) noexcept:
         return u.len if u.bytes != NULL and (u.flags & FOS_UNIT_OWNED or not w.by_offset) else 0
     if u.frame == NULL:
         return 0
-    return u.payload if w.by_offset and u.payload < u.captured else u.captured
+    return u.payload if w.by_offset and u.kind == FOS_UNIT_DATA and u.payload < u.captured else u.captured
 
 
 cdef int snapshot(Window w) except -1:

@@ -840,6 +840,24 @@ cdef class Window:
                 mark.off = start
                 self.put(data, n, mark, block, True)
 
+    cdef int put_made(self, data, fos_at at) except -1:
+        """Append what a Python decoder made of bytes at a place."""
+        if len(data):
+            data = b"".join((data,))
+            self.lent = [] if self.lent is None else self.lent
+            self.lent.append(data)
+            self.put(<const uint8_t *><const char *>data, len(data), at, NULL, False)
+        return 0
+
+    cdef bint edited(self, uint64_t start, uint64_t end) noexcept:
+        """Did earlier stages edit original bytes of [start, end), or put some among them?"""
+        cdef uint32_t i
+        if self.input != NULL:
+            for i in range(self.input.first, self.input.end):
+                if self.input.items[i].pos < end and (self.input.items[i].pos + self.input.items[i].removed > start or self.input.items[i].pos >= start):
+                    return True
+        return False
+
     cdef bint of_kind(self, uint64_t number):
         """Is the decoder's unit of this number one that the module asked for?"""
         if self.kinds is None:
@@ -871,6 +889,13 @@ cdef class Window:
                     if not self.of_kind(i):
                         continue
                     start, end = self.made[i].start, self.made[i].end
+                    data = self.made[i].data
+                    if data is not None and not self.writes and at.off <= start and end <= self.limit.off and not self.edited(start, end):
+                        at.off = start        # what a reader sees is what was decoded, of whatever bytes below
+                        at.skip = 0
+                        self.put_made(data, at)
+                        at.off = end
+                        continue
                     if at.off < start:
                         at.off = start
                         at.skip = 0
@@ -894,11 +919,8 @@ cdef class Window:
                 data = self.made[i].data
                 at.off = self.made[i].start
                 at.skip = 0
-                if data is not None and len(data):
-                    data = b"".join((data,))
-                    self.lent = [] if self.lent is None else self.lent
-                    self.lent.append(data)
-                    self.put(<const uint8_t *><const char *>data, len(data), at, NULL, False)
+                if data is not None:
+                    self.put_made(data, at)
                 continue
             u = fos_stream_walk(self.stream, &chunk, i)
             if not u.len:

@@ -15,6 +15,7 @@ from libc.string cimport memcpy
 
 from flowos.core.connection cimport connection_of
 from flowos.core.core cimport *
+from flowos.core.lane cimport FOS_ALL, fos_inserted_at
 from flowos.core.unit cimport *
 from flowos.core.window cimport LEVEL_DECODER, Window
 
@@ -45,6 +46,9 @@ cdef int snapshot(Window w) except -1:
     w.proto = conn.key.proto
     if w.by_offset or w.made is not None:
         w.build()
+    if w.limit.skip == FOS_ALL:               # what an earlier stage puts there from now on was not shown
+        w.limit.skip = fos_inserted_at(w.input, w.limit.off)
+    w.input = NULL
     for k in range(w.seg_count):
         total += w.segs[k].n if w.segs[k].p != NULL else 0
     if w.made is None:

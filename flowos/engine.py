@@ -252,6 +252,7 @@ class Engine(BaseEngine):
 
     def unload_module(self, module):
         """Detach a loaded module wherever it is attached, and forget it (D3.2, UnloadModule)."""
+        self._own_thread("unload_module()")
         name = module if isinstance(module, str) else module.name or type(module).__name__
         if name not in self._loaded:
             raise UsageError(f"module {name!r} is not loaded; loaded are: {', '.join(self._loaded) or 'none'}")
@@ -270,6 +271,7 @@ class Engine(BaseEngine):
         what it was lent stays where it is until its call returned; on connected ports for `Module.hold` seconds
         at most, then the windows pass unchanged and are stale.  A capture waits for its modules.
         """
+        self._own_thread("attach()")
         if flow is not None:
             flow = self._flow_of(flow)
         if isinstance(module, type) or not all(hasattr(module, name) for name in _NEEDED):
@@ -312,6 +314,7 @@ class Engine(BaseEngine):
         It is given what came so far, unless it is detached from within a module's call: then it is
         not called any more, but for `stop`.
         """
+        self._own_thread("detach()")
         if attachment not in self._modules:
             raise UsageError(f"{attachment!r} is not attached to this engine")
         self._modules.remove(attachment)

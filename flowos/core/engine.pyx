@@ -1119,9 +1119,9 @@ cdef class BaseEngine:
         """Wait for a module's thread to give something back, and take it."""
         cdef Worker worker = <Worker>a.worker
         job = worker.returned(0.05) if worker.loans or worker.calls else None
-        PyErr_CheckSignals()
         if job is not None:
             self._accept(a, job)
+        PyErr_CheckSignals()                  # what came back is taken by now
         return 0
 
     cdef int _take_back(self, Attachment a) except -1:

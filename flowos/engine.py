@@ -104,6 +104,7 @@ class Engine(BaseEngine):
 
         docs/ports.md lists the specs; what is live is not waited for.  The port is the engine's from then on: `close` closes it.
         """
+        self._own_thread("add_port()")
         if self.packets or self.finished:
             raise UsageError("ports are added before the first packet is taken")
         port = open_port(spec)

@@ -1507,6 +1507,7 @@ cdef class BaseEngine:
     def _capture(self):
         cdef fos_core *c = self.core.c
         cdef uint32_t i
+        self._own_thread("capture")
         values = self.core.counters()
         return (values["packets"], values["bytes"], values["truncated"], [c.links[i] for i in range(c.link_count)],
                 c.first_ns if c.packet_number else None, c.last_ns if c.packet_number else None)
@@ -1514,12 +1515,20 @@ cdef class BaseEngine:
     @property
     def now(self):
         """Give the latest capture time seen, in ns since the epoch; None before the first packet."""
-        return self.core.c.now if self.core.c.packet_number else None
+        cdef bint entered = self.core.enter()
+        value = self.core.c.now if self.core.c.packet_number else None
+        if entered:
+            self.core.leave()
+        return value
 
     @property
     def packets(self):
         """Count the packets taken so far."""
-        return self.core.c.packet_number
+        cdef bint entered = self.core.enter()
+        value = self.core.c.packet_number
+        if entered:
+            self.core.leave()
+        return value
 
     def connections(self):
         """List handles on the live connections, in order of their records."""

@@ -324,6 +324,47 @@ class Engine(BaseEngine):
         finally:
             attachment.module.stop()
 
+    def reload(self, attachment, module):
+        """Let changed code go on in a module's place, at a border of calls: nothing is lost or seen twice.
+
+        The state that the system keeps for the module is carried over (flowos.state).  If that fails the old module
+        goes on: UsageError says why.  `module` works on the same protocol, in the same mode and scope.
+        """
+        from flowos.state import KINDS, carry
+
+        if attachment not in self._modules:
+            raise UsageError(f"{attachment!r} is not attached to this engine")
+        old = attachment.module
+        for what in ("protocol", "mode", "scope"):
+            if getattr(module, what, None) != getattr(old, what):
+                raise UsageError(f"reload: {what} was {getattr(old, what)!r} and is {getattr(module, what, None)!r}: detach the one, attach the other")
+        self._deliver("reload()")
+        migrate, states = getattr(module, "migrate_state", None), attachment._states()
+        for kind in KINDS:
+            try:
+                states[kind] = [(key, carry(kind, state, getattr(module, kind, None) or dict, migrate)) for key, state in states[kind]]
+            except Exception as error:
+                raise UsageError(f"reload: the {kind} of {attachment.name} cannot be carried over: {error}") from error
+        module._sink = old._sink
+        module.start(next((flow for flow in self.flows if flow.number == attachment.flow), None))
+        self._reload(attachment, module, states)
+        old.stop()
+
+    def saved_state(self, attachment):
+        """Give what the system keeps for a module as plain data: dicts, lists, texts, bytes, numbers.
+
+        {"module", "version", "shared", "groups": [[key, state], …], "connections": [[number, state], …]}.
+        """
+        from flowos.state import plain
+
+        self._deliver("saved_state()")
+        numbers = {connection.slot: connection.id for connection in self.connections()}
+        states = attachment._states()
+        return {"module": attachment.name, "version": attachment.module.state_version,
+                "shared": plain(states["shared"][0][1], "shared") if states["shared"] else None,
+                "groups": [[plain(key, "group"), plain(state, f"group({key!r})")] for key, state in states["group"]],
+                "connections": [[numbers[slot], plain(state)] for slot, state in states["state"] if slot in numbers]}
+
     def _detach_all(self, attachments):
         """Detach several, whatever they raise; the first error is raised in the end."""
         errors = []

@@ -40,6 +40,10 @@ class Module:
     depends = ()
     #: Makes the state of a connection that `window.state` shows: a class or function without arguments; None: a dict.
     state = None
+    #: Make the state that the module has once per attachment (`window.shared`), and by key (`window.group(key)`).
+    shared = group = None
+    #: Tells apart what changed code makes of saved state.
+    state_version = 1
 
     _sink = None
 

@@ -27,7 +27,9 @@ cdef class Attachment:
     cdef readonly list errors          # the last exceptions raised, newest last
     cdef dict journals                 # by number of flow: index of its journal in the plan
     cdef dict states                   # by connection record: the module's state of it
-    cdef object make_state
+    cdef object common                 # the state that it has once, or None
+    cdef dict groups                   # state by key
+    cdef object make_state, make_shared, make_group
     cdef set bypassed                  # connection records that the module wants to see no more of
     cdef uint64_t windows, units, bytes, edits, removed, inserted, held, failures
     cdef int64_t ns

@@ -22,6 +22,25 @@ cdef class Attachment:
         return state
 
     @property
+    def shared(self):
+        """Give the state that the module has once: what its `shared` makes, a dict by default."""
+        if self.common is None:
+            self.common = self.make_shared()
+        return self.common
+
+    def group(self, key):
+        """Give the state that belongs to a key: what the module's `group` makes, a dict by default."""
+        state = self.groups.get(key)
+        if state is None:
+            state = self.groups[key] = self.make_group()
+        return state
+
+    def _states(self):
+        """All state there is, by kind: [(key, state), …]."""
+        return {"state": list(self.states.items()), "group": list(self.groups.items()),
+                "shared": [] if self.common is None else [(None, self.common)]}
+
+    @property
     def name(self):
         """Give the module's name, or that of its class."""
         return self.module.name or type(self.module).__name__

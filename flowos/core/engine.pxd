@@ -55,6 +55,7 @@ cdef class BaseEngine:
     cdef uint32_t before_tick(self, const fos_ring *ring, uint32_t n) noexcept nogil
     cdef bint hears(self, Attachment a, const fos_conn *conn)
     cdef int change(self) except -1
+    cdef int _equip(self, Attachment a, module) except -1
     cdef int replan(self) except -1
     cdef int plan_flow(self, uint32_t f) except -1
     cdef int _fault(self, Attachment a, error) except -1

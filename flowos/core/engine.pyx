@@ -265,21 +265,37 @@ cdef class BaseEngine:
                          and hasattr(self.decoder_classes[name], "framing"))
         self.serials += 1
         a.serial = self.serials
-        a.fail = getattr(module, "fail", "open")
-        a.hold_ns = <int64_t>(float(getattr(module, "hold", 1.0)) * SECOND)
-        limit = getattr(module, "time_limit", None)
-        a.limit_ns = 0 if limit is None else <int64_t>(float(limit) * SECOND)
-        a.hold_bytes = getattr(module, "hold_bytes", 1 << 20)
-        a.depends = tuple(getattr(module, "depends", ()))
         a.states = {}
-        a.make_state = getattr(module, "state", None) or dict
-        a.module = module
+        a.groups = {}
         a.flow = flow
         a.protocol = protocol
         a.order = order
         a.pool = []
         a.errors = []
         a.journals = {}
+        self._equip(a, module)
+        if not self.busy:
+            self.deliver()                    # what came before is not for the newcomer
+        if own:
+            self.core.guard()
+            a.worker = Worker(a, self.core, self.bell)
+            self.workers.append(a)
+        self.attachments = sorted([*self.attachments, a], key=_order)
+        self.change()
+        return a
+
+    cdef int _equip(self, Attachment a, module) except -1:
+        """Take over what a module says of itself, and its functions."""
+        a.fail = getattr(module, "fail", "open")
+        a.hold_ns = <int64_t>(float(getattr(module, "hold", 1.0)) * SECOND)
+        limit = getattr(module, "time_limit", None)
+        a.limit_ns = 0 if limit is None else <int64_t>(float(limit) * SECOND)
+        a.hold_bytes = getattr(module, "hold_bytes", 1 << 20)
+        a.depends = tuple(getattr(module, "depends", ()))
+        a.make_state = getattr(module, "state", None) or dict
+        a.make_shared = getattr(module, "shared", None) or dict
+        a.make_group = getattr(module, "group", None) or dict
+        a.module = module
         base = getattr(module, "_defaults", ())
         for name in ("opened", "closed", "process_batch", "process", "tick"):
             method = getattr(module, name, None)
@@ -295,15 +311,18 @@ cdef class BaseEngine:
                 a.process = method
             else:
                 a.tick = method
-        if not self.busy:
-            self.deliver()                    # what came before is not for the newcomer
-        if own:
-            self.core.guard()
-            a.worker = Worker(a, self.core, self.bell)
-            self.workers.append(a)
-        self.attachments = sorted([*self.attachments, a], key=_order)
+        return 0
+
+    def _reload(self, Attachment a, module, states):
+        """Let another module go on in an attachment's place, with these states by kind: [(key, state), …]."""
+        self._deliver("reload()")
+        if a.worker is not None:
+            self.drain()
+        a.states = dict(states["state"])
+        a.groups = dict(states["group"])
+        a.common = states["shared"][0][1] if states["shared"] else None
+        self._equip(a, module)
         self.change()
-        return a
 
     def _kinds(self, module, decoder, kind):
         """The kind of a decoder's units that "http.body" names: by number and name; and the number of its kind "end"."""

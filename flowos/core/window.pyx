@@ -1190,6 +1190,17 @@ cdef class Window:
         self.check()
         return self.attachment.state_at(self.index)
 
+    @property
+    def shared(self):
+        """Give the state that the module has once per attachment: what its `shared` makes, a dict by default."""
+        self.check()
+        return self.attachment.shared
+
+    def group(self, key):
+        """Give the state that belongs to a key, of whichever connection: what the module's `group` makes, a dict by default."""
+        self.check()
+        return self.attachment.group(key)
+
     def emit(self, record):
         """Send a record (a dict) to the run's sinks, with the time, the connection's number and the direction."""
         self.check()

@@ -332,6 +332,22 @@ class Engine(BaseEngine):
         finally:
             attachment.module.stop()
 
+    def replace(self, attachment, module, states=lambda old: old):
+        """Let another module go on at an attachment's place, between two calls: nothing is released, held edits stay.
+
+        `states` makes the connections' states of the old ones, {record: state}; what it raises leaves all as it was.
+        UsageError: the modules differ in protocol, mode, scope or resizes, which a pipeline is planned by: detach and
+        attach.  `start` and `stop` are not called: it is the same work, done by other code.
+        """
+        if attachment not in self._modules:
+            raise UsageError(f"{attachment!r} is not attached to this engine")
+        for name in ("protocol", "mode", "scope", "resizes"):
+            old, new = getattr(attachment.module, name, None), getattr(module, name, None)
+            if old != new:
+                raise UsageError(f"{attachment.name}: {name} was {old!r} and is {new!r}; detach it and attach it anew")
+        self._replace(attachment, module, states)
+        module._sink = self._turns(self._record_sink)
+
     def _detach_all(self, attachments):
         """Detach several, whatever they raise; the first error is raised in the end."""
         errors = []

@@ -250,14 +250,27 @@ cdef class BaseEngine:
         a.hold_bytes = getattr(module, "hold_bytes", 1 << 20)
         a.depends = tuple(getattr(module, "depends", ()))
         a.states = {}
-        a.make_state = getattr(module, "state", None) or dict
-        a.module = module
         a.flow = flow
         a.protocol = protocol
         a.order = order
         a.pool = []
         a.errors = []
         a.journals = {}
+        self._bind(a, module)
+        if not self.busy:
+            self.deliver()                    # what came before is not for the newcomer
+        if own:
+            self.core.guard()
+            a.worker = Worker(a, self.waker)
+            self.workers.append(a)
+        self.attachments = sorted([*self.attachments, a], key=_order)
+        self.change()
+        return a
+
+    def _bind(self, Attachment a, module):
+        """Let an attachment call the methods of a module."""
+        a.module = module
+        a.make_state = getattr(module, "state", None) or dict
         base = getattr(module, "_defaults", ())
         for name in ("opened", "closed", "process_batch", "process", "tick"):
             method = getattr(module, name, None)
@@ -273,15 +286,20 @@ cdef class BaseEngine:
                 a.process = method
             else:
                 a.tick = method
-        if not self.busy:
-            self.deliver()                    # what came before is not for the newcomer
-        if own:
-            self.core.guard()
-            a.worker = Worker(a, self.waker)
-            self.workers.append(a)
-        self.attachments = sorted([*self.attachments, a], key=_order)
+
+    def _replace(self, Attachment a, module, states):
+        """Put another module at an attachment's place: its windows, edits and counters stay, `states(old)` makes its states."""
+        self._idle("replace()")
+        try:
+            self.deliver()
+        finally:
+            while a.worker is not None and (<Worker>a.worker).loans:
+                self._await(a)
+                self.deliver()
+        made = states(a.states)               # before anything changed: it may refuse
+        self._bind(a, module)
+        a.states = made
         self.change()
-        return a
 
     def _kinds(self, module, decoder, kind):
         """The kind of a decoder's units that "http.body" names: by number and name; and the number of its kind "end"."""

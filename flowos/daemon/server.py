@@ -136,6 +136,14 @@ class _Threads(socketserver.ThreadingMixIn):
         self.daemon, self.room = daemon, threading.BoundedSemaphore(AT_ONCE)
         threading.Thread(target=self.serve_forever, name="control", daemon=True).start()
 
+    def stop(self, patience=1.0):
+        """Take no more; let answers that are on their way leave."""
+        self.shutdown()
+        self.server_close()
+        end = time.monotonic() + patience
+        for _ in range(AT_ONCE):
+            self.room.acquire(timeout=max(0, end - time.monotonic()))
+
 
 class UnixServer(_Threads, socketserver.UnixStreamServer):
     """The control socket at a path, mode 0600.  UsageError: a daemon serves there already, or it is no socket."""

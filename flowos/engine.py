@@ -191,6 +191,25 @@ class Engine(BaseEngine):
             self._unmatch_flow(flow.number)
             self._drop_flow(flow.number)
 
+    def modify_flow(self, flow, match=None, priority=None):
+        """Change a flow's match or priority; its modules stay, and connections are decided anew.
+
+        UsageError: the match or the priority is wrong; the flow is as it was.
+        """
+        from flowos.core.match import Match
+
+        flow = self._flow_of(flow)
+        wanted = flow.match if match is None else match if isinstance(match, Match) else Match.parse(match)
+        rank = flow.priority if priority is None else priority
+        self._deliver("modify_flow()")
+        self._unmatch_flow(flow.number)
+        try:
+            self._match_flow(wanted, rank, flow.number)
+        except UsageError:                    # a priority out of range
+            self._match_flow(flow.match, flow.priority, flow.number)
+            raise
+        flow.match, flow.priority = wanted, rank
+
     def find_flow(self, name):
         """Give the flow of this name, or None (D3.2, FindFlowByName)."""
         return self._flows.get(name)
@@ -335,7 +354,7 @@ class Engine(BaseEngine):
         if attachment not in self._modules:
             raise UsageError(f"{attachment!r} is not attached to this engine")
         old = attachment.module
-        for what in ("protocol", "mode", "scope"):
+        for what in ("protocol", "mode", "scope", "resizes"):
             if getattr(module, what, None) != getattr(old, what):
                 raise UsageError(f"reload: {what} was {getattr(old, what)!r} and is {getattr(module, what, None)!r}: detach the one, attach the other")
         self._deliver("reload()")
@@ -389,10 +408,11 @@ class Engine(BaseEngine):
 
     # ---- running --------------------------------------------------------------------------
 
-    def run(self):
+    def run(self, between=None):
         """Run until every port has ended and all data was delivered, or `stop` is called; Ctrl-C leaves what was done.
 
-        On network interfaces it goes on until it is stopped, and sleeps while nothing comes.
+        On network interfaces it goes on until it is stopped, and sleeps while nothing comes.  `between()` is called
+        after each step, on this thread: there flows and modules may be changed; `Engine.bell` ends a sleep.
 
         What a module raises is raised here, once the delivery under way is complete: running on loses
         and repeats nothing.  With `Config.isolate` it is kept in the attachment's `errors` instead.
@@ -402,6 +422,10 @@ class Engine(BaseEngine):
         self._stopping = False
         before, live = self.packets, self.connected or any(port.live for port in self._inputs)
         while self.step() and not self._stopping:
+            if between is not None:
+                between()
+                if self._stopping:
+                    return
             if live and before == self.packets and not self.config.busy:
                 self._wait()
             before = self.packets

@@ -1,0 +1,12 @@
+"""Load a module, with the parameters that its attachments start from."""
+from flowos.daemon.items import Command
+
+
+class Load(Command):
+    """Load a module; the value is its name."""
+
+    takes, needs, changes = {"module": str, "parameters": dict}, ("module",), True
+
+    def run_command(self, parameter):
+        values = {str(name): str(value) for name, value in parameter.get("parameters", {}).items()}
+        return self.daemon.load(parameter["module"], values).name

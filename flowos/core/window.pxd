@@ -112,7 +112,7 @@ cdef class Window:
     cdef int put(self, const uint8_t *p, uint64_t n, fos_at at, const uint8_t *block, bint inserted) except -1
     cdef int put_input(self, fos_at *at, fos_at to) except -1
     cdef int put_made(self, data, fos_at at) except -1
-    cdef bint edited(self, uint64_t start, uint64_t end) noexcept
+    cdef bint edited_before(self, uint64_t start, uint64_t end) noexcept
     cdef bint of_kind(self, uint64_t number)
     cdef int edit(self, what, start, end, bytes data) except -1
     cdef bint altered(self, uint64_t start, uint64_t end) except? True

@@ -849,7 +849,7 @@ cdef class Window:
             self.put(<const uint8_t *><const char *>data, len(data), at, NULL, False)
         return 0
 
-    cdef bint edited(self, uint64_t start, uint64_t end) noexcept:
+    cdef bint edited_before(self, uint64_t start, uint64_t end) noexcept:
         """Did earlier stages edit original bytes of [start, end), or put some among them?"""
         cdef uint32_t i
         if self.input != NULL:
@@ -890,7 +890,7 @@ cdef class Window:
                         continue
                     start, end = self.made[i].start, self.made[i].end
                     data = self.made[i].data
-                    if data is not None and not self.writes and at.off <= start and end <= self.limit.off and not self.edited(start, end):
+                    if data is not None and not self.writes and at.off <= start and end <= self.limit.off and not self.edited_before(start, end):
                         at.off = start        # what a reader sees is what was decoded, of whatever bytes below
                         at.skip = 0
                         self.put_made(data, at)

@@ -1,6 +1,6 @@
 """The daemon: an engine on live ports, ruled over a control socket while traffic runs.
 
-    flowos attach … ─► XML-RPC on a Unix socket ─► thread of the connection ─► mailbox ─┐ eventfd
+    flowos attach … ─► XML-RPC on a Unix socket ─► thread of the connection ─► mailbox ─┐ bell
                                                                                         ▼
     main thread:   step ─ step ─ step ─ [commands, one task] ─ step ─ …      (engine, flows, modules)
 

@@ -13,7 +13,7 @@ from flowos import Config, Engine
 from flowos.core.errors import FlowOSError, UsageError
 from flowos.daemon import configuration
 from flowos.daemon.base import Daemon, told
-from flowos.daemon.modulecode import Code, Made, states_for
+from flowos.daemon.modulecode import Code, Made
 from flowos.parameters import nearest, spell
 
 
@@ -184,7 +184,7 @@ class FlowDaemon(Daemon):
                     for module in (placed.made.module, made.module))
         if [part.__name__ for part in old] != [part.__name__ for part in new]:
             raise UsageError(f"{placed.loaded.name}: with these parameters it needs other companions; detach it and attach it anew")
-        self.engine.replace(placed.attachment, made.module, states_for(made.module))
+        self.engine.reload(placed.attachment, made.module)
         placed.made, placed.values = made, dict(values)
 
     def reload(self, name):

@@ -118,28 +118,3 @@ class Made:
         migrate = getattr(self.module, "migrate", None)
         if migrate is not None:
             migrate(old.module)
-
-
-def states_for(module):
-    """Give the function that makes a module's connection states of those of its older code.
-
-    A dict stays.  Else fields of equal name and type are kept, new ones have their default, others go to
-    the new state's `migrate_state(old)` if it has one.  What that raises refuses the reload as a whole.
-    """
-    factory = getattr(module, "state", None) or dict
-
-    def move(state):
-        made = factory()
-        if isinstance(made, dict):
-            return {**made, **state} if isinstance(state, dict) else made
-        lost = False
-        for name, value in getattr(state, "__dict__", {}).items():
-            if name in vars(made) and type(vars(made)[name]) in (type(value), type(None)):
-                setattr(made, name, value)
-            else:
-                lost = True
-        if lost and hasattr(made, "migrate_state"):
-            made.migrate_state(state)
-        return made
-
-    return lambda old: {index: move(state) for index, state in old.items()}

@@ -104,6 +104,7 @@ cdef class Window:
     cdef uint8_t proto
     cdef object view(self, const uint8_t *p, uint64_t n, const uint8_t *block)
     cdef void forget(self) noexcept
+    cdef int pieces(self, const fos_seg **segments, uint32_t *count) except -1
     cdef int check(self) except -1
     cdef DataUnit unit_at(self, uint64_t number)
     cdef DataUnit copied_unit(self, uint64_t number)

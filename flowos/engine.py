@@ -1,4 +1,7 @@
-"""The engine: ports, flows and modules put together."""
+"""The engine: ports, flows and modules put together.
+
+The file is long because `Engine` is the face of all three, and one class.
+"""
 import math
 import select
 import threading

@@ -453,7 +453,7 @@ def test_every_row_of_the_tables_is_needed(monkeypatch):
     assert sorted(rows - taken) == []
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("world", [
     dict(script="xnw", old="xw", window=2, ends="w", late=0),
     dict(script="xyn", old="xw", expected=[("y", "x")], batch=2, window=2, units=6, reserve=2),

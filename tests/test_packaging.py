@@ -1,7 +1,8 @@
 """What is shipped is whole: wheel, sdist, editable install, and the headers for other builds.
 
-The tree is copied first, so that nothing compiled or left over here helps a build along; the
-copies compile without optimisation, which is all that the content of a package needs.
+The tree is copied first, so that nothing compiled or left over here helps a build along, but for the C
+that Cython made of files that did not change; the copies compile without optimisation, which is all that the
+content of a package needs.
 """
 import configparser
 import os
@@ -18,7 +19,7 @@ import flowos
 
 ROOT = Path(__file__).resolve().parent.parent
 TREES = {"flowos": "flowos", "decoders": "flowos/decoders", "modules": "flowos/modules"}
-QUICK = {"CFLAGS": "-O0 -g0"}
+QUICK = {"CFLAGS": "-O0 -g0 -w"}
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", ".venvs", "build", "dist", "*.egg-info", "*.so", "*.tmp",
                                   "__pycache__", ".hypothesis", ".pytest_cache", "results")
 EXTENSION = """
@@ -54,10 +55,9 @@ def run(*command, cwd, **environment):
     return done.stdout
 
 
-def build(tree, out, *kinds):
+def build(tree, out, kind, **environment):
     """Build a tree through its PEP 517 hooks, as pip does, with what is installed here."""
-    calls = "".join(f"build_meta.build_{kind}({str(out)!r})\n" for kind in kinds)
-    run(sys.executable, "-c", f"from setuptools import build_meta\n{calls}", cwd=tree, **QUICK)
+    run(sys.executable, "-c", f"from setuptools import build_meta; build_meta.build_{kind}({str(out)!r})", cwd=tree, **environment)
 
 
 def fresh_environment(folder):
@@ -75,7 +75,7 @@ def sdist(tmp_path_factory):
     """An sdist of the tree."""
     folder = tmp_path_factory.mktemp("sdist")
     shutil.copytree(ROOT, folder / "tree", ignore=LEFT_OUT, symlinks=True)
-    build(folder / "tree", folder, "sdist")
+    build(folder / "tree", folder, "sdist", FLOWOS_BUILD="none")
     return next(folder.glob("flowos-*.tar.gz"))
 
 
@@ -85,7 +85,11 @@ def wheel(sdist, tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     with tarfile.open(sdist) as archive:
         archive.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
-    build(next(folder.glob("flowos-*/")), folder, "wheel")
+    tree = next(folder.glob("flowos-*/"))
+    if (ROOT / "build" / "cython").is_dir():
+        shutil.copytree(ROOT / "build" / "cython", tree / "build" / "cython")
+        (tree / "build" / "profile").write_text("release")
+    build(tree, folder, "wheel", **QUICK)
     return next(folder.glob("flowos-*.whl"))
 
 

@@ -139,6 +139,6 @@ def test_saved_state_is_plain_data(engine):
 LEAVES = st.none() | st.booleans() | st.integers() | st.text() | st.binary()
 
 
-@given(st.dictionaries(st.text(), st.recursive(LEAVES, lambda part: st.lists(part) | st.dictionaries(st.text(), part))))
+@given(st.dictionaries(st.text(max_size=8), st.recursive(LEAVES, lambda part: st.lists(part) | st.dictionaries(st.text(max_size=8), part), max_leaves=12)))
 def test_plain_data_stays_as_it_is(data):
     assert plain(data) == data

@@ -349,6 +349,13 @@ static int fos_merge_packet(fos_core *core, fos_lane *lane, int dir, const fos_u
     return 1;
 }
 
+/* Do bytes that came with a SYN leave behind it, when the other direction's SYN has left?  Then they acknowledge that one: no
+ * segment behind a SYN goes without (RFC 9293 section 3.1). */
+static int fos_merge_late(const fos_core *core, const fos_lane *lane, int dir, const uint8_t *th) {
+    return (th[13] & (FOS_TCP_SYN | FOS_TCP_ACK)) == FOS_TCP_SYN &&
+           (lane->way[dir].acked || (fos_half_of(core, lane->index, !dir)->flags & FOS_HALF_STARTED && lane->way[!dir].template_n));
+}
+
 /* A unit of TCP's stream leaves: its bytes with their edits, and a FIN that came in the same packet. */
 static void fos_merge_tcp_unit(fos_core *core, fos_lane *lane, int dir, const fos_unit *u, const fos_unit *fin, int64_t ts) {
     fos_way *w = &lane->way[dir];
@@ -389,7 +396,7 @@ static void fos_merge_tcp_unit(fos_core *core, fos_lane *lane, int dir, const fo
         if (!segs) return;
         uint32_t count = fos_merge_segs(&w->sent, first, w->sent.end, s, e, u->frame + u->payload, segs, &total);
         uint8_t flags = (uint8_t)(th[13] & ~(FOS_TCP_FIN | FOS_TCP_SYN));
-        if ((th[13] & (FOS_TCP_SYN | FOS_TCP_ACK)) == FOS_TCP_SYN && w->acked) {   /* it came with the SYN, but leaves behind it */
+        if (fos_merge_late(core, lane, dir, th)) {
             flags |= FOS_TCP_ACK;
             r.ack = fos_half_of(core, lane->index, !dir)->origin + (uint32_t)w->acked_out;
         }
@@ -456,7 +463,7 @@ static void fos_merge_make(fos_core *core, fos_lane *lane, int dir, uint64_t fin
     }
     r.ack = w->acked || other->flags & FOS_HALF_STARTED ? other->origin + (uint32_t)r.final : fos_be32(w->template + w->template_l4 + 8);
     uint8_t flags = (uint8_t)((w->template[w->template_l4 + 13] & ~(FOS_TCP_SYN | FOS_TCP_FIN | FOS_TCP_RST)) | FOS_TCP_PSH);
-    if (w->acked) flags |= FOS_TCP_ACK;
+    if (w->acked || fos_merge_late(core, lane, dir, w->template + w->template_l4)) flags |= FOS_TCP_ACK;
     fos_came like = {.frame = w->template, .captured = w->template_n, .l3 = w->template_l3, .l4 = w->template_l4, .link = w->link,
                      .iface = w->iface};
     fos_merge_build(core, lane, dir, &like, &r, flags, segs, count, total, 0, ts);

@@ -86,6 +86,16 @@ def test_insert_before_the_first_byte(tmp_path):
     assert acks(packets, 1) == [0, 8]
 
 
+def test_bytes_of_a_syn_that_leave_behind_it_acknowledge_the_other_syn(tmp_path):
+    """The server took none of them (RFC 7413 section 4.2.2), so they came again; the first time they were held."""
+    talk = Talk().a(-1, b"hello", flags="S").b(flags="SA", ack=0).a(0, b"hello", ack=0).b(0, b"ok", ack=5).a(5, ack=2)
+    seen = []
+    wait = Scripted([Edit(0, 0, b">> ")], until=lambda direction, window: not direction and not seen.append(1) and len(seen) < 2)
+    packets = left(tmp_path, talk, forth=[Edit(0, 0, b">> ")], modules=[wait], batch=1, deliver_units=1)
+    assert [packet.flags & (SYN | ACK) for packet in packets[:2]] == [SYN, SYN | ACK]
+    assert all(packet.flags & ACK for packet in packets[2:]) and b"".join(data for _, data, _ in of(packets, 0))[:8] == b">> hello"
+
+
 @pytest.mark.parametrize("fin", [True, False])
 def test_delete_the_last_byte(tmp_path, fin):
     talk = Talk().open().a(0, b"hello", ack=0, flags="F" if fin else "").b(0, ack=5 + fin)

@@ -30,7 +30,7 @@ from flowos.core.journal cimport FlowWindow, flow_window, give_back
 from flowos.core.lane cimport FOS_MAX_OUTLETS, FOS_MAX_ROUTES, FOS_MAX_STAGES, FOS_STAGE_AWAY, FOS_STAGE_LENT, FOS_STAGE_WOKEN, FOS_STAGE_WRITES, fos_lane, fos_outlet, fos_stage
 from flowos.core.lending cimport (
     commit, decoding_of, forget, lane_at, let_go, offer, pass_by, plan_stage, pooled, reads, settle, settle_gone, stage_number, untouched)
-from flowos.core.merge cimport fos_lane_free, fos_lane_idle, fos_lane_of, fos_lane_touch, fos_merge
+from flowos.core.merge cimport fos_lane_free, fos_lane_idle, fos_lane_of, fos_lane_touch, fos_merge, fos_way_ahead
 from flowos.core.port cimport Port
 from flowos.core.reframing cimport Reframer
 from flowos.core.reshaping cimport reshape
@@ -393,6 +393,7 @@ cdef class BaseEngine:
         cdef fos_lane *lane
         self.replan_due = False
         self._look_again()
+        self._foresee()
         self.core.c.packet_units = 0
         for f in range(len(self.names)):
             self.plan_flow(f)
@@ -1067,6 +1068,24 @@ cdef class BaseEngine:
             c.table.cold[index].decoding = <void *>self.nothing
         conn.depth |= FOS_DEPTH_BYPASSED
         self.resting.add(index)
+        return 0
+
+    cdef int _foresee(self) except -1:
+        """A flow's first writer came: it begins behind what left ahead of earlier bytes, and a lane remembers how far that is."""
+        cdef fos_core *c = self.core.c
+        cdef fos_conn *conn
+        cdef Attachment a
+        cdef uint32_t index, f
+        flows = {f for f in range(len(self.names)) if not c.plans[f].writes & FOS_CLASS_TCP and any([
+            a.writes and a.classes & FOS_CLASS_TCP and (a.flow is None or a.flow == f) for a in self.attachments])}
+        if not flows:
+            return 0
+        for index in range(1, c.table.used + 1):
+            conn = &c.table.conns[index]
+            if conn.generation & 1 and conn.flags & FOS_CONN_HALVES and not conn.flags & FOS_CONN_CLOSED and conn.key.proto == 6 and (
+                    fos_lane_of(c, index) == NULL and not untouched(conn) and conn.flow in flows):
+                if fos_way_ahead(c, index, 0) or fos_way_ahead(c, index, 1):
+                    lane_at(self.core, self.attachments, index, FOS_MAX_STAGES)
         return 0
 
     cdef int _look_again(self) except -1:

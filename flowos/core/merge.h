@@ -701,7 +701,7 @@ static int fos_merge_next_unit(fos_core *core, fos_lane *lane, int dir, uint64_t
     } else if (w->keep && u->kind == FOS_UNIT_FIN) {
         fos_way_trailing(core, lane, dir, ts);
         w->keep->fin = w->fin_gone = 1;
-    } else if (!u->frame || (u->flags & FOS_UNIT_LEFT) || fos_unit_is_told(core, lane, dir, u) || (u->off < w->passed && (u->flags & FOS_UNIT_WAITED))) {
+    } else if (!u->frame || (u->flags & FOS_UNIT_LEFT) || fos_unit_is_told(core, lane, dir, u) || (u->packet <= w->passed && (u->flags & FOS_UNIT_WAITED))) {
         ;                                     /* no packet brought it, or it left when it came, or leaves by itself */
     } else if (tcp) {
         if (!w->keep && !fos_merge_ack_clear(core, lane, dir, u->frame + u->l4, u->packet)) return 0;

@@ -19,19 +19,21 @@ def key_dpkt():
 
     def key(frame):
         packet = Ethernet(frame).data
-        return packet.src, packet.data.sport, packet.dst, packet.data.dport, packet.p
+        return packet.src, getattr(packet.data, "sport", 0), packet.dst, getattr(packet.data, "dport", 0), packet.p
 
     return key
 
 
 def key_scapy():
     """Give the function that parses a frame with scapy and names its connection."""
-    from scapy.layers.inet import IP
+    from scapy.layers.inet import IP, TCP, UDP
     from scapy.layers.l2 import Ether
 
     def key(frame):
         packet = Ether(frame)[IP]
-        return packet.src, packet.payload.sport, packet.dst, packet.payload.dport, packet.proto
+        above = packet.payload
+        ports = (above.sport, above.dport) if isinstance(above, (TCP, UDP)) else ()
+        return packet.src, packet.dst, packet.proto, ports
 
     return key
 

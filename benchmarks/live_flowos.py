@@ -1,7 +1,7 @@
 """FlowOS's side of live_ports.py: receive, send and forward with rings from Python, and an engine in line.
 
     python benchmarks/live_flowos.py rx xdp:IFACE BATCH SECONDS | tx … | forward xdp:IN xdp:OUT BATCH SECONDS
-        | engine … | module … | stream … | both … | strip …
+        | engine … | module … | stream … | both … | strip … | busy …
 
 It says "ready" when its ports are open, and in the end one line of JSON: packets and the CPU seconds of the loop.
 """
@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 
-from flowos import Engine, Module
+from flowos import Config, Engine, Module
 from flowos.modules.http_strip import HttpStrip
 from flowos.rings import register, register_pair
 
@@ -85,12 +85,12 @@ class Streams(Module):
 
 # What goes with an engine in line: a list of modules, made anew.
 MODULES = {"engine": list, "module": lambda: [Count()], "stream": lambda: [Streams()], "both": lambda: [Count(), Streams()],
-           "strip": lambda: [HttpStrip(b"SECRET")]}
+           "strip": lambda: [HttpStrip(b"SECRET")], "busy": list}
 
 
-def engine(left, right, end, modules):
+def engine(left, right, end, modules, busy=False):
     """Let an engine stand in line: classify, follow connections, merge; with modules, or without."""
-    with Engine() as engine_:
+    with Engine(Config(busy=busy)) as engine_:
         engine_.connect(left, right)
         for module in modules:
             engine_.attach(module)
@@ -110,7 +110,7 @@ def main(mode, *words):
     print("ready", flush=True)
     end, cpu = time.monotonic() + float(seconds), time.process_time()
     work = {"rx": receive, "tx": send, "forward": forward}.get(mode)
-    packets = work(*ports, int(batch), end) if work else engine(*ports, end, MODULES[mode]())
+    packets = work(*ports, int(batch), end) if work else engine(*ports, end, MODULES[mode](), mode == "busy")
     print(json.dumps({"packets": packets, "cpu": time.process_time() - cpu}))
 
 

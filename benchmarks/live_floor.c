@@ -1,11 +1,11 @@
 /* The least that moves packets through AF_XDP, in C: the line that live_ports.py counts from.
  *
- *     live_floor rx IFACE BATCH SECONDS [TALLY] | tx IFACE BATCH SECONDS [TALLY] | forward IN OUT BATCH SECONDS
+ *     live_floor rx IFACE BATCH SECONDS [TALLY] | tx IFACE BATCH SECONDS [TALLY [SIZE]] | forward IN OUT BATCH SECONDS
  *         | stream IFACE BATCH SECONDS TALLY | both ONE OTHER BATCH SECONDS
  *
  * forward goes one way, both goes both ways.
- * tx sends 60-byte UDP frames of 64 flows; stream 60-byte segments of 64 TCP connections, in order, each begun with a SYN.
- * TALLY is a file of eight bytes in which rx counts what it received: tx and stream then have at most FLIGHT frames on
+ * tx sends UDP frames of 64 flows, of 60 bytes or of SIZE; stream 60-byte segments of 64 TCP connections, in order, each begun with a SYN.
+ * TALLY, if it is not "-", is a file of eight bytes in which rx counts what it received: tx and stream then have at most FLIGHT frames on
  * their way, so that a path is kept busy and nothing is lost; what is lost all the same is written off after a while.
  *
  * One queue, copy mode, poll when there is nothing, one UMEM; no check of any kind, no counters, no time stamps.
@@ -191,7 +191,8 @@ static uint32_t credit(const uint64_t *tally, uint64_t sent) {
 int main(int argc, char **argv) {
     must(argc >= 5, "arguments");
     int both = !strcmp(argv[1], "both"), forwards = both || !strcmp(argv[1], "forward"), streams = !strcmp(argv[1], "stream"), sends = streams || !strcmp(argv[1], "tx");
-    uint64_t *tally = !forwards && argc > 5 ? open_tally(argv[5]) : NULL;
+    uint64_t *tally = !forwards && argc > 5 && strcmp(argv[5], "-") ? open_tally(argv[5]) : NULL;
+    uint32_t size = sends && !streams && argc > 6 ? (uint32_t)atoi(argv[6]) : 60;
     uint32_t batch = (uint32_t)atoi(argv[3 + forwards]);
     double end = atof(argv[4 + forwards]);
     struct port in, out;
@@ -209,7 +210,15 @@ int main(int argc, char **argv) {
         static const uint8_t head[42] = {2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0, 0x45, 0, 0, 46, 0, 0, 0, 0, 64, 17, 0x66, 0xbd,
                                          10, 0, 0, 1, 10, 0, 0, 2, 4, 0, 0, 9, 0, 26};
         memcpy(area + (size_t)i * CHUNK, head, sizeof head);
-        area[(size_t)i * CHUNK + 35] = (uint8_t)(i & 63);
+        uint8_t *p = area + (size_t)i * CHUNK;
+        uint32_t sum = 0;
+        p[16] = (uint8_t)((size - 14) >> 8), p[17] = (uint8_t)(size - 14);
+        p[38] = (uint8_t)((size - 34) >> 8), p[39] = (uint8_t)(size - 34);
+        p[24] = p[25] = 0;
+        for (int j = 14; j < 34; j += 2) sum += (uint32_t)(p[j] << 8 | p[j + 1]);
+        sum = ~((sum & 0xffff) + (sum >> 16));
+        p[24] = (uint8_t)(sum >> 8), p[25] = (uint8_t)sum;
+        p[35] = (uint8_t)(i & 63);
         spare[spares++] = (uint64_t)i * CHUNK;
     }
     signal(SIGINT, stop);
@@ -230,7 +239,7 @@ int main(int argc, char **argv) {
             }
             for (uint32_t i = 0; streams && i < n; i++) fill_segment(area + spare[spares - 1 - i], packets + i);
             for (uint32_t i = 0; i < n; i++)
-                ((struct xdp_desc *)in.tx.items)[(*in.tx.made + i) & (RING - 1)] = (struct xdp_desc){.addr = spare[--spares], .len = 60};
+                ((struct xdp_desc *)in.tx.items)[(*in.tx.made + i) & (RING - 1)] = (struct xdp_desc){.addr = spare[--spares], .len = size};
             publish(in.tx.made, n);
             packets += n;
             kick(&in);

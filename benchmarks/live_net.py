@@ -33,15 +33,17 @@ def inside(where, *words, **options):
 
 
 @contextlib.contextmanager
-def network(addresses=False):
+def network(addresses=False, queues=1):
     """Make the namespaces; with addresses, the outer two can speak TCP, with checksums made in software."""
+    number = "numtxqueues", str(queues), "numrxqueues", str(queues)
     clear()
     try:
         for space in SPACES.values():
             ip("netns", "add", space)
             ip("-n", space, "link", "set", "lo", "up")
         for left, one, right, two in PAIRS:
-            ip("link", "add", one, "netns", SPACES[left], "type", "veth", "peer", "name", two, "netns", SPACES[right])
+            ip("link", "add", one, "netns", SPACES[left], *number, "type", "veth",
+               "peer", "name", two, "netns", SPACES[right], *number)
             for where, name in (left, one), (right, two):
                 inside(where, "sysctl", "-qw", f"net.ipv6.conf.{name}.disable_ipv6=1")
                 ip("-n", SPACES[where], "link", "set", name, "up")

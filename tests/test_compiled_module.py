@@ -8,12 +8,30 @@ import math
 import shutil
 
 import pytest
-from test_packaging import QUICK, ROOT, install, installed, run, sdist, wheel  # noqa: F401: fixtures
+from test_packaging import LEFT_OUT, QUICK, ROOT, build, fresh_environment, install, run
 
 import flowos
 from flowos.packets import Conversation, save
 
 EXAMPLE = ROOT / "examples" / "compiled_module"
+
+
+@pytest.fixture
+def installed(tmp_path):
+    """A fresh environment with a wheel of the tree in it: (interpreter, site-packages).
+
+    What was compiled for the tree goes along, and only what changed since is compiled again.
+    """
+    tree = tmp_path / "tree"
+    shutil.copytree(ROOT, tree, ignore=LEFT_OUT, symlinks=True)
+    for kept in (path for name in ("cython", "lib.*", "temp.*") for path in (ROOT / "build").glob(name)):
+        shutil.copytree(kept, tree / "build" / kept.name)
+    if (ROOT / "build" / "profile").exists():
+        shutil.copy2(ROOT / "build" / "profile", tree / "build")
+    build(tree, tmp_path, "wheel")
+    python, packages = fresh_environment(tmp_path / "env")
+    install(python, next(tmp_path.glob("flowos-*.whl")))
+    return python, packages
 
 
 def entropy(data):
@@ -45,7 +63,7 @@ def with_hole(path):
 
 
 @pytest.mark.slow
-def test_the_example_is_built_against_the_wheel_and_counts_what_python_counts(installed, demo_capture, tmp_path):  # noqa: F811
+def test_the_example_is_built_against_the_wheel_and_counts_what_python_counts(installed, demo_capture, tmp_path):
     python, packages = installed
     shutil.copytree(EXAMPLE, tmp_path / "package", ignore=shutil.ignore_patterns("build", "*.c", "*.so", "*.egg-info"))
     install(python, "--no-build-isolation", tmp_path / "package", **QUICK)

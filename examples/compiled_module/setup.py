@@ -6,4 +6,5 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 headers = str(Path(flowos.core.__file__).parent)
-setup(ext_modules=cythonize([Extension("byte_entropy", ["byte_entropy.pyx"], include_dirs=[headers])], language_level=3))
+extension = Extension("byte_entropy", ["byte_entropy.pyx"], include_dirs=[headers], extra_compile_args=["-O3"])
+setup(ext_modules=cythonize([extension], language_level=3, compiler_directives={"boundscheck": False, "wraparound": False}))

@@ -101,7 +101,7 @@ def pipeline(flow, rate):
         now = rate[f"{flow['name']}/{stage['module']}"]
         name = Text(stage["module"]) if stage["attached"] else Text(f"{stage['module']} (taken off)", "red")
         made.add_row(str(stage["order"]), name, f"{stage['mode']} {stage['protocol']}", amount(now["bytes"]), amount(now["windows"]),
-                     amount(now["edits"]), f"{now['ns'] / 1e7:.1f}%", amount(stage["head"]), bar(stage), amount(stage["tail"]),
+                     amount(now["edits"]), f"{now['ns'] / 1e7:.1f}%", amount(stage["head"], "B"), bar(stage), amount(stage["tail"], "B"),
                      amount(stage["tail"] - stage["head"], "B"), Text(f"{stage['errors']:,}", "red" if stage["errors"] else ""))
     return made
 

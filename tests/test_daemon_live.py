@@ -69,3 +69,119 @@ def test_a_tour(netns, kind):
         code, out, err = daemon.try_("show")
         assert (code, out) == (1, "") and "no daemon runs there; `flowos up` starts one" in err
         assert "Traceback" not in daemon.log()
+
+
+class Transfers:
+    """Texts fetched again and again, over connections that are kept and ones that are new, on threads; each is checked."""
+
+    def __init__(self, hosts, seed, length=60_000, kept=2, fresh=1):
+        self.hosts, self.length, self.seeds = hosts, length, random.Random(seed)
+        self.wrong, self.done, self.edited, self.running = [], 0, 0, True
+        self.threads = [threading.Thread(target=self.work, args=(number, number < kept)) for number in range(kept + fresh)]
+
+    def work(self, number, keep):
+        """Fetch until it is enough."""
+        dice, connection = random.Random(number), None
+        while self.running:
+            seed, chunked = dice.randrange(50), dice.randrange(2)
+            length = dice.randrange(1, self.length)
+            try:
+                connection = connection or self.hosts.connection(number % 2)
+                got = fetch(connection, f"/text?seed={seed}&length={length}&chunked={chunked}")
+                wanted = text_of(seed, length)
+                if digest(got) != digest(wanted):
+                    self.wrong.append((seed, length, chunked, len(got), len(wanted)))
+                self.edited += got != wanted
+            except Exception as error:        # whatever happens to a connection is wrong
+                self.wrong.append((seed, length, chunked, repr(error)))
+                self.running = False
+            self.done += 1
+            if not keep and connection is not None:
+                connection.close()
+                connection = None
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exception):
+        self.running = False
+        for thread in self.threads:
+            thread.join(60)
+
+
+def turn(daemon, dice, folder):
+    """Change something at random, as it is typed; what is refused for what is there already is tried in vain."""
+    flow = dice.choice(["web", "six"])
+    what = dice.choice(["attach", "detach", "set", "reload", "apply", "own", "mod", "upgrade"])
+    if what == "attach":
+        words = ["attach", "http_strip", flow, "pattern=SECRET"]
+    elif what == "own":
+        words = ["attach", "byte_count", flow, "--threads", "own"]
+    elif what == "detach":
+        words = ["detach", dice.choice(["http_strip", "http_strip", "byte_count"]), flow]
+    elif what == "set":
+        words = ["set", f"{flow}/http_strip.pattern", dice.choice(["SECRET", "nowhere"])]
+    elif what == "reload":
+        words = ["reload", "http_strip"]
+    elif what == "mod":
+        words = ["flow", "mod", flow, "--priority", dice.randrange(10)]
+    elif what == "apply":
+        stages = [name for name in ("http_strip", "byte_count") if dice.randrange(2)]
+        (folder / "wanted.toml").write_text("".join(
+            f'[flows.{name}]\nmatch = "{match},tp_dst=80"\n' + "".join(
+                f'[[flows.{name}.attach]]\nmodule = "{stage}"\n' + ('parameters = { pattern = "SECRET" }\n' if stage == "http_strip" else "")
+                for stage in stages) for name, match in (("web", "tcp"), ("six", "tcp6"))))
+        words = ["apply", folder / "wanted.toml"]
+    else:
+        assert daemon.client().wait_for(daemon.client().task("upgrade")).status == 0
+        return
+    code, _out, err = daemon.try_(*words)
+    assert code == 0 or "already" in err or "is not attached" in err or "is not loaded" in err, (words, err)
+
+
+def cycles(netns, seed, count, seconds):
+    """Change a daemon's work at random while texts are fetched through it; give (transfers, statistics, memory)."""
+    dice = random.Random(seed)
+    with between(netns) as (hosts, daemon):
+        daemon.type("flow", "add", "web=tcp,tp_dst=80")
+        daemon.type("flow", "add", "six=tcp6,tp_dst=80")
+        pause, memory = seconds / count, []
+        with Transfers(hosts, seed) as transfers:
+            began = time.monotonic()
+            for number in range(count):
+                turn(daemon, dice, daemon.folder)
+                if number % max(1, count // 20) == 0:
+                    memory.append(resident(daemon.pid))
+                time.sleep(max(0, began + (number + 1) * pause - time.monotonic()))
+                if not transfers.running:
+                    break
+        assert not transfers.wrong, (transfers.wrong[:5], daemon.log())
+        books = json.loads(daemon.type("stats", "--json"))
+        errors = [stage["last_error"] for flow in json.loads(daemon.type("show", "--json")) for stage in flow["pipeline"]]
+        assert not any(errors), errors
+        daemon.type("down")
+        assert "Traceback" not in daemon.log()
+        return transfers, books, memory
+
+
+def resident(pid):
+    """Give a process's resident memory in bytes."""
+    with open(f"/proc/{pid}/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+def balanced(books):
+    """Check what the engine and the ports counted against each other."""
+    counters, ports = books["counters"], books["ports"].values()
+    assert counters["packets"] == sum(port["received"] for port in ports)
+    assert counters["merged_packets"] == sum(port["sent"] for port in ports) + counters["merged_port_full"]
+    assert counters["merged_packets"] == counters["merged_unchanged"] + counters["merged_made"] + counters.get("merged_edited", 0)
+    assert counters["edit_bytes_removed"] == 6 * counters["edits"] > 0
+
+
+def test_every_byte_is_right_whatever_changes_meanwhile(netns):
+    transfers, books, _memory = cycles(netns, 1, 60, 6)
+    assert transfers.done > 30 and 0 < transfers.edited < transfers.done
+    balanced(books)

@@ -170,6 +170,8 @@ cdef uint32_t offer(Core core, list serving, Attachment a, uint32_t index, int d
             return n
         if lane.way[dir].stages[k].begins:    # what came before its module, and has bytes in front of it that come only now
             pass_to(core, serving, a, lane, <uint32_t>k, dir, lane.way[dir].stages[k].begins)
+            if lane.way[dir].stages[k].begins:
+                return n
     if s == NULL or (a.bypassed and index in a.bypassed):
         return n
     if a.lvl == LEVEL_DECODER:

@@ -376,7 +376,9 @@ static void fos_merge_tcp_unit(fos_core *core, fos_lane *lane, int dir, const fo
     uint64_t s = u->off, e = u->off + u->len, total = u->len;
     uint32_t before = w->sent.end - w->sent.first;
     uint64_t final = fos_edits_seq(&w->sent, s);
-    int taken = u->kind == FOS_UNIT_SYN ? 0 : fos_merge_take(core, lane, dir, e, 0);   /* a SYN goes before all bytes */
+    const fos_bundle *bundle = u->flags & FOS_UNIT_REASSEMBLED ? fos_block_of(u->frame)->bundle : NULL;
+    /* A SYN goes before all bytes; what half left takes nothing along. */
+    int taken = u->kind == FOS_UNIT_SYN ? 0 : fos_merge_take(core, lane, dir, e, bundle && bundle->begun);
     if (taken < 0) return;
     uint32_t first = w->sent.first + before;
     int spans = before && u->len && w->sent.items[first - 1].pos + w->sent.items[first - 1].removed > s;

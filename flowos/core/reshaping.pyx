@@ -157,16 +157,16 @@ cdef int insert_stage(Core core, list serving, fos_lane *lane, uint32_t k, fos_p
         if b is not None and b.lvl == LEVEL_DECODER:
             st.unit = units_end(core, b, lane.index, dir)
         st.seen_unit = st.unit
-        for j in range(lane.stage_count + 1 if st.flags & FOS_STAGE_WRITES else 0):
-            st.begins = max(st.begins, grown[j].begins)
         if first_writer and core.c.table.conns[lane.index].key.proto == 6 and core.c.table.conns[lane.index].flags & FOS_CONN_HALVES:
-            st.begins = fos_way_ahead(core.c, lane.index, dir)
+            way.ahead = fos_way_ahead(core.c, lane.index, dir)
             for i in range(s.head_index if s != NULL else 0, s.tail_index if s != NULL else 0):
                 u = fos_stream_unit(s, i)
                 if u.flags & FOS_UNIT_REASSEMBLED:       # fragments before its last left, too
-                    st.begins = max(st.begins, FOS_ALL if u.kind == FOS_UNIT_FIN else u.off + u.len)
+                    way.ahead = max(way.ahead, FOS_ALL if u.kind == FOS_UNIT_FIN else u.off + u.len)
             if not core.c.live:
                 way.passed = core.c.packet_number
+        if st.flags & FOS_STAGE_WRITES and way.ahead > begin.off:
+            st.begins = way.ahead
     lane.stage_count += 1
     if plan.stage[number].flags & FOS_STAGE_WRITES:
         lane.writes = 1

@@ -66,7 +66,7 @@ typedef struct fos_way {
     uint64_t next_unit;       /* index of the first unit that has not left */
     uint64_t passed;          /* number of the last packet that left on arrival though it came ahead of earlier bytes */
     uint64_t gone;            /* original offset behind the last byte that left, */
-    uint64_t ahead;           /* ... and behind what left on arrival, ahead of earlier bytes: no writer begins before it */
+    uint64_t ahead;           /* ... and behind what left before earlier bytes, or is held and was repeated: no writer begins before it */
     fos_parked *first, *last;
     fos_parked *early;        /* packets that came ahead of earlier bytes and wait as units, newest first */
     uint64_t acked_in;        /* highest acknowledgement sent by this way's sender: as it came, */

@@ -539,6 +539,10 @@ static void fos_merge_bare(fos_core *core, fos_lane *lane, int dir, fos_transit 
         fos_way_trailing(core, lane, dir, ts);
         w->fin_gone = 1;
     }
+    if (!lane->writes && t->flags & FOS_TRANSIT_OFF && t->off >= 0) {     /* readers hold what it repeats */
+        uint64_t end = t->tcp_flags & FOS_TCP_FIN && !w->fin_gone ? FOS_ALL : (uint64_t)t->off + t->paylen;
+        if (end > w->gone && end > w->ahead) w->ahead = end;
+    }
     const uint8_t *th = t->frame + t->l4;
     fos_came came = fos_came_of(t);
     if (t->flags & FOS_TRANSIT_TCP && !(t->flags & FOS_TRANSIT_OFF) && !(t->tcp_flags & FOS_TCP_SYN)) {

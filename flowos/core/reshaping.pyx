@@ -158,7 +158,7 @@ cdef int insert_stage(Core core, list serving, fos_lane *lane, uint32_t k, fos_p
             st.unit = units_end(core, b, lane.index, dir)
         st.seen_unit = st.unit
         if first_writer and core.c.table.conns[lane.index].key.proto == 6 and core.c.table.conns[lane.index].flags & FOS_CONN_HALVES:
-            way.ahead = fos_way_ahead(core.c, lane.index, dir)
+            way.ahead = max(way.ahead, fos_way_ahead(core.c, lane.index, dir))
             for i in range(s.head_index if s != NULL else 0, s.tail_index if s != NULL else 0):
                 u = fos_stream_unit(s, i)
                 if u.flags & FOS_UNIT_REASSEMBLED:       # fragments before its last left, too

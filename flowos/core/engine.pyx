@@ -321,7 +321,7 @@ cdef class BaseEngine:
         if a.worker is None:
             return
         self._drain([a])
-        if not (<Worker>a.worker).idle():
+        if (<Worker>a.worker).behind() or not (<Worker>a.worker).idle():
             raise UsageError(f"{what}: {a.name} has been in one call for longer than its hold of {a.hold_ns / 1e9:g} s, "
                              f"and its state is not at rest; detach() takes it off")
 

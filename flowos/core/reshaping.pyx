@@ -16,7 +16,7 @@ from flowos.core.attachment cimport Attachment
 from flowos.core.core cimport *
 from flowos.core.lane cimport *
 from flowos.core.lending cimport settle_gone, units_end
-from flowos.core.merge cimport fos_lane_touch, fos_way_ahead
+from flowos.core.merge cimport fos_lane_touch, fos_unit_is_told, fos_way_ahead
 from flowos.core.state cimport Core
 from flowos.core.unit cimport *
 from flowos.core.window cimport LEVEL_DECODER
@@ -161,8 +161,11 @@ cdef int insert_stage(Core core, list serving, fos_lane *lane, uint32_t k, fos_p
             way.ahead = max(way.ahead, fos_way_ahead(core.c, lane.index, dir))
             for i in range(s.head_index if s != NULL else 0, s.tail_index if s != NULL else 0):
                 u = fos_stream_unit(s, i)
-                if u.flags & FOS_UNIT_REASSEMBLED:       # fragments before its last left, too
-                    way.ahead = max(way.ahead, FOS_ALL if u.kind == FOS_UNIT_FIN else u.off + u.len)
+                if u.kind == FOS_UNIT_FIN:
+                    if u.frame == NULL or u.flags & (FOS_UNIT_REASSEMBLED | FOS_UNIT_WAITED) or fos_unit_is_told(core.c, lane, dir, u):
+                        way.ahead = FOS_ALL
+                elif u.flags & (FOS_UNIT_REASSEMBLED | FOS_UNIT_WAITED):      # of fragments all but the last left
+                    way.ahead = max(way.ahead, u.off + u.len)
             if not core.c.live:
                 way.passed = core.c.packet_number
         if st.flags & FOS_STAGE_WRITES and way.ahead > begin.off:

@@ -10,6 +10,7 @@ A module whose code changed goes on with the state of the old one (`Engine.reloa
 and type are kept, new ones have their defaults, and for the rest there is the module's
 `migrate_state(kind, old)`.  Plain data is what a file or another machine takes: dicts, lists, texts, bytes, numbers.
 """
+import collections
 import dataclasses
 
 from flowos.core.errors import UsageError
@@ -59,24 +60,35 @@ def carry(kind, old, make, migrate=None):
     return new
 
 
-def plain(value, where="state"):
-    """Turn a state into plain data.  UsageError names the part that is none.
+def plain(value, where="state", above=()):
+    """Turn a state into plain data.  UsageError names the part that is none, or that holds itself.
 
     >>> plain({"hosts": {("10.0.0.1", 80)}, "n": 1})
     {'hosts': [['10.0.0.1', 80]], 'n': 1}
     """
     if isinstance(value, PLAIN):
         return value
+    if any(value is other for other in above):
+        raise UsageError(f"{where}: a {type(value).__name__} that holds itself is no plain data")
+    above = (*above, value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {name: plain(part, f"{where}.{name}") for name, part in fields_of(value).items()}
+        return {name: plain(part, f"{where}.{name}", above) for name, part in fields_of(value).items()}
     if isinstance(value, dict):
         if all(isinstance(key, str) for key in value):
-            return {key: plain(part, f"{where}[{key!r}]") for key, part in value.items()}
-        return [[plain(key, where), plain(part, f"{where}[{key!r}]")] for key, part in value.items()]
-    if isinstance(value, (list, tuple)):
-        return [plain(part, f"{where}[{i}]") for i, part in enumerate(value)]
+            return {key: plain(part, f"{where}[{key!r}]", above) for key, part in value.items()}
+        return [[plain(key, where, above), plain(part, f"{where}[{key!r}]", above)] for key, part in value.items()]
+    if isinstance(value, (list, tuple, collections.deque)):
+        return [plain(part, f"{where}[{i}]", above) for i, part in enumerate(value)]
     if isinstance(value, (set, frozenset)):
-        return [plain(part, where) for part in sorted(value)]
+        return [plain(part, where, above) for part in in_order(value)]
     if isinstance(value, (bytearray, memoryview)):
         return bytes(value)
     raise UsageError(f"{where}: a {type(value).__name__} is no plain data")
+
+
+def in_order(values):
+    """Sort what a set holds, so that equal sets are saved alike; what has no order goes by its text."""
+    try:
+        return sorted(values)
+    except TypeError:
+        return sorted(values, key=repr)

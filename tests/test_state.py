@@ -1,5 +1,8 @@
 """State that the system owns: per connection, per key, once; carried over to changed code, and saved."""
+import collections
 import json
+import threading
+import time
 from dataclasses import dataclass, field
 
 import pytest
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 
 import flowos
 from flowos import Config, Engine, Module, UsageError
+from flowos.core.pipe import pipe
 from flowos.state import carry, plain
 
 WHERE = ["inline", pytest.param("own", marks=pytest.mark.threads)]
@@ -63,8 +67,8 @@ def engine(tmp_path):
         yield engine
 
 
-def halfway(engine):
-    while engine.packets < 44:
+def halfway(engine, packets=44):
+    while engine.packets < packets:
         engine.step()
 
 
@@ -116,6 +120,140 @@ def test_a_reload_that_fails_changes_nothing(engine):
     assert attachment.errors == []
 
 
+def test_a_reload_is_of_a_module_at_rest(tmp_path):
+    """Refused: a class, the same object, a module that was detached by what it was just given, one whose numbers are none."""
+    class Leaving(Old):
+        leaving = False
+
+        def process(self, window):
+            if self.leaving:
+                engine.detach(attachment)
+
+    engine = Engine(Config(batch=4))
+    engine.add_port(save(tmp_path, exchanges(10)))
+    old = Leaving()
+    attachment = engine.attach(old)
+    for wrong, what in ((New, "expected an instance"), (old, "takes another instance")):
+        with pytest.raises(UsageError, match=what):
+            engine.reload(attachment, wrong)
+
+    class Spelled(New):
+        fail, hold = "close", "for ever"
+
+    class Late(New):
+        def start(self, flow):
+            raise ValueError("not today")
+
+    for broken in (Spelled(), Late()):
+        with pytest.raises(ValueError):
+            engine.reload(attachment, broken)
+        assert attachment.module is old and attachment.fail == "open" and broken.calls == []
+    new, old.leaving = New(), True
+    engine.step()                             # takes what is there; it is delivered by the reload
+    with pytest.raises(UsageError, match="is not attached"):
+        engine.reload(attachment, new)
+    assert (old.calls, new.calls) == (["start", "stop"], [])
+    engine.close()
+
+
+def test_a_module_may_attach_others_while_it_takes_over(engine):
+    class Two(New):
+        def start(self, flow):
+            super().start(flow)
+            with pytest.raises(UsageError, match="from within a module's call"):
+                engine.step()
+            self.other = engine.attach(New())
+
+    attachment = engine.attach(Old())
+    halfway(engine)
+    engine.reload(attachment, two := Two())
+    engine.run()
+    assert 0 < two.other.shared["units"] < attachment.shared["units"]
+
+
+def test_processing_may_come_and_go_with_the_code(engine):
+    class Deaf(Module):
+        name, protocol, shared = "counter", "tcp", None
+
+        def closed(self, connection, reason):
+            pass
+
+    attachment = engine.attach(Old())
+    reader = engine.attach(Old())
+    counts = []
+    for packets, module in enumerate((Deaf(), New(), Deaf(), New()), 1):
+        halfway(engine, 16 * packets)
+        engine.drain()
+        counts.append(attachment.shared.get("units", 0))
+        engine.reload(attachment, module)
+    engine.run()
+    assert 0 < counts[0] == counts[1] < counts[2] == counts[3]
+    assert counts[-1] < attachment.shared["units"] < reader.shared["units"]
+
+
+def test_a_reloaded_module_is_unloaded_by_its_name(engine):
+    attachment = engine.attach(engine.load_module(Old))
+    engine.reload(attachment, new := New())
+    assert engine.find_module("counter") is new
+    engine.unload_module("counter")
+    assert new.calls == ["start", "stop"]
+
+
+class Gate(Module):
+    """Waits in its call until it is let through."""
+
+    protocol, hold = "tcp", 0.05
+
+    def __init__(self):
+        self.entered, self.go = threading.Event(), threading.Event()
+
+    def process(self, window):
+        window.state["seen"] = window.state.get("seen", 0) + window.length
+        self.entered.set()
+        self.go.wait(20)
+        window.state["done"] = window.state.get("done", 0) + window.length
+
+
+def live_pair():
+    """Two pipes with an engine between them: (its ends' other ends, the engine)."""
+    (left, left_in), (right, right_in) = pipe("left", 256), pipe("right", 256)
+    engine = Engine(Config(isolate=True))
+    engine.connect(left_in, right_in)
+    return left, right, engine
+
+
+def test_on_live_ports_no_call_is_under_way_when_the_code_changes():
+    """A call that returns in time is waited for, and its state goes along; one that does not is the old module's, and the reload is refused."""
+    left, _right, engine = live_pair()
+    with engine:
+        gate = Gate()
+        gate.hold = 5
+        attachment = engine.attach(gate, threads="own")
+        for _, frame, *_ in exchanges(1, close=False):
+            left.send(frame, time.time_ns())
+        left.tx_sync()
+        while not gate.entered.is_set():
+            engine.step()
+        threading.Timer(0.2, gate.go.set).start()
+        other = Gate()
+        other.go.set()
+        engine.reload(attachment, other)
+        saved = engine.saved_state(attachment)["connections"]
+        assert saved == [[0, {"seen": len(REQUEST) + len(RESPONSE), "done": len(REQUEST) + len(RESPONSE)}]]
+
+        stuck = Gate()
+        engine.reload(attachment, stuck)
+        for _, frame, *_ in exchanges(2, close=False)[5:]:
+            left.send(frame, time.time_ns())
+        left.tx_sync()
+        while not stuck.entered.is_set():
+            engine.step()
+        with pytest.raises(UsageError, match="has been in one call for longer than its hold of 0.05 s"):
+            engine.reload(attachment, Gate())
+        assert attachment.module is stuck
+        stuck.go.set()
+
+
 def test_the_module_may_migrate_what_does_not_fit():
     assert carry("state", {"n": 3}, lambda: {"n": "", "more": 1}, lambda kind, old: {"n": str(old["n"]), "more": kind}) == {"n": "3", "more": "state"}
     assert carry("state", Seen(4, {"a"}), SeenMore) == SeenMore(4, 0)
@@ -132,7 +270,13 @@ def test_saved_state_is_plain_data(engine):
     assert saved["shared"] == {"units": sum(state["units"] for _key, state in saved["groups"])}
     live = {connection.id for connection in engine.connections()}
     assert {number for number, _state in saved["connections"]} <= live and saved["groups"][0][0] == 80
+    attachment.shared["last"] = collections.deque([{1, "a"}, (None, b"b")])
+    assert engine.saved_state(attachment)["shared"]["last"] == [["a", 1], [None, b"b"]]
+    attachment.shared["last"].append(attachment.shared)
+    with pytest.raises(UsageError, match=r"shared\['last'\]\[2\]: a dict that holds itself"):
+        engine.saved_state(attachment)
     attachment.shared["sink"] = flowos
+    attachment.shared["last"].pop()
     with pytest.raises(UsageError, match=r"shared\['sink'\]: a module is no plain data"):
         engine.saved_state(attachment)
 

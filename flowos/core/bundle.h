@@ -21,6 +21,7 @@ typedef struct fos_bundle {
     fos_parked *first, *last; /* fragments that have not left */
     uint32_t mtu;             /* bytes of the longest fragment's IP packet */
     uint32_t id;              /* the fragments' identification */
+    uint32_t begun;           /* fragments before the last left: the datagram's header stands */
 } fos_bundle;
 
 /* Let go of an entry's block: its frame may be lent to a port until the next sync; a joined datagram's never is. */
@@ -56,7 +57,7 @@ FOS_NOINLINE void fos_bundle_new(fos_core *core, const fos_datagram *d, fos_tran
         else *last = (fos_parked){.packet = *entry};
     }
     if (!b || !(last || d->first)) { core->failed = 1; return; }
-    *b = (fos_bundle){.next = core->bundles, .frame = d->data, .first = d->first, .last = d->last, .mtu = d->longest, .id = d->id};
+    *b = (fos_bundle){.next = core->bundles, .frame = d->data, .first = d->first, .last = d->last, .mtu = d->longest, .id = d->id, .begun = !d->first};
     if (last && b->last) b->last->next = last;
     else if (last) b->first = last;
     if (last) b->last = last;
@@ -115,11 +116,28 @@ static void fos_fragments_let_go(void *owner, fos_parked *first) {
     }
 }
 
+/* Send the fragments that have not left. */
+static void fos_bundle_send(fos_core *core, fos_bundle *b, int64_t ts) {
+    while (b->first) {
+        fos_parked *p = b->first;
+        b->first = p->next;
+        FOS_COUNT(&core->counters, merged_unchanged);
+        fos_outlets_send(&core->outlets, &core->counters, p->packet.frame, p->packet.captured, p->packet.wire, ts, p->packet.link,
+                         p->packet.iface);
+        fos_parked_free(core, p);
+    }
+    b->last = NULL;
+}
+
 /* Send a frame of ours that lies in the outlets' room; made from a joined datagram it leaves in fragments no longer
  * than those that came.  Gives the number of packets. */
-static uint32_t fos_send_made(fos_core *core, const fos_bundle *from, uint8_t *out, uint32_t size, uint32_t wire, uint32_t l3,
+static uint32_t fos_send_made(fos_core *core, fos_bundle *from, uint8_t *out, uint32_t size, uint32_t wire, uint32_t l3,
                               uint16_t nth, int64_t ts, uint16_t link, uint16_t iface) {
     fos_cut cut = {.count = 1};
+    if (FOS_UNLIKELY(from != NULL && from->begun && !core->outlets.change_with)) {
+        fos_bundle_send(core, from, ts);      /* its first editor came when half of it had left */
+        return 1;
+    }
     if (FOS_UNLIKELY(from != NULL)) {
         if (core->outlets.change_with) core->outlets.change(core->outlets.change_with, out, size, link);
         if (out[l3] >> 4 == 4 && out[l3 + 6] & 0x40) {       /* whoever cut it in spite of DF did not mean the network */
@@ -168,15 +186,7 @@ static void fos_send_came(fos_core *core, int joined, const uint8_t *frame, uint
         fos_bundle_drop_frames(core, b);
         return;
     }
-    while (b->first) {
-        fos_parked *p = b->first;
-        b->first = p->next;
-        FOS_COUNT(&core->counters, merged_unchanged);
-        fos_outlets_send(&core->outlets, &core->counters, p->packet.frame, p->packet.captured, p->packet.wire, ts, p->packet.link,
-                         p->packet.iface);
-        fos_parked_free(core, p);
-    }
-    b->last = NULL;
+    fos_bundle_send(core, b, ts);
 }
 
 #endif

@@ -27,7 +27,7 @@ from flowos.core.core cimport *
 from flowos.core.flowtable cimport FlowTable
 from flowos.core.decoding cimport Decoding
 from flowos.core.journal cimport FlowWindow, flow_window, give_back
-from flowos.core.lane cimport FOS_MAX_OUTLETS, FOS_MAX_ROUTES, FOS_MAX_STAGES, FOS_STAGE_AWAY, FOS_STAGE_LENT, FOS_STAGE_WOKEN, FOS_STAGE_WRITES, fos_lane, fos_outlet, fos_stage
+from flowos.core.lane cimport FOS_MAX_OUTLETS, FOS_MAX_ROUTES, FOS_MAX_STAGES, FOS_STAGE_AWAY, FOS_STAGE_GONE, FOS_STAGE_LENT, FOS_STAGE_WOKEN, FOS_STAGE_WRITES, fos_lane, fos_outlet, fos_stage
 from flowos.core.lending cimport (
     commit, decoding_of, forget, lane_at, let_go, offer, pass_by, plan_stage, pooled, reads, settle, settle_gone, stage_number, untouched)
 from flowos.core.merge cimport fos_lane_free, fos_lane_idle, fos_lane_of, fos_lane_touch, fos_merge, fos_way_ahead
@@ -321,7 +321,7 @@ cdef class BaseEngine:
         if a.worker is None:
             return
         self._drain([a])
-        if not (<Worker>a.worker).idle():
+        if (<Worker>a.worker).behind() or not (<Worker>a.worker).idle():
             raise UsageError(f"{what}: {a.name} has been in one call for longer than its hold of {a.hold_ns / 1e9:g} s, "
                              f"and its state is not at rest; detach() takes it off")
 
@@ -451,10 +451,10 @@ cdef class BaseEngine:
             for bit in decoders:
                 plan.units |= <uint32_t>bit
             plan.events |= 1 if decoders else 0
-        if resizes is None or plan.stage_count == FOS_MAX_STAGES:
+        if plan.stage_count == FOS_MAX_STAGES or (resizes is None and not self._reframes(f)):
             self.reframers[f] = None
         else:                                 # a last stage of the system's own keeps messages valid
-            if self.reframers[f] is None or self.reframers[f].decoder != (<Attachment>resizes).decoder:
+            if resizes is not None and (self.reframers[f] is None or self.reframers[f].decoder != (<Attachment>resizes).decoder):
                 self.reframers[f] = Reframer(self.core, (<Attachment>resizes).decoder, self.decoder_classes[(<Attachment>resizes).decoder].framing,
                                              (<Attachment>resizes).hold_ns, (<Attachment>resizes).hold_bytes)
             plan.stage[plan.stage_count].serial = REFRAMER
@@ -474,6 +474,18 @@ cdef class BaseEngine:
             self.core.c.packet_units = 1
         self.flow_decoders[f] = decoders
         return 0
+
+    cdef bint _reframes(self, uint32_t f) except -1:
+        """Is there a connection whose messages are being reframed?  What is begun goes on, though its module went."""
+        cdef fos_lane *lane = self.core.c.all_lanes if self.reframers[f] is not None else NULL
+        cdef uint32_t k
+        while lane != NULL:
+            if self.core.c.table.conns[lane.index].flow == f:
+                for k in range(lane.stage_count):
+                    if lane.way[0].stages[k].serial == REFRAMER and not lane.way[0].stages[k].flags & FOS_STAGE_GONE:
+                        return True
+            lane = lane.all_next
+        return False
 
     def _add_decoder(self, decoders, protocol):
         decoder = self.decoder_classes[protocol]

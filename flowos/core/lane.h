@@ -65,7 +65,8 @@ typedef struct fos_way {
     fos_edits sent;           /* edits of bytes that left */
     uint64_t next_unit;       /* index of the first unit that has not left */
     uint64_t passed;          /* number of the last packet that left on arrival though it came ahead of earlier bytes */
-    uint64_t gone;            /* original offset behind the last byte that left */
+    uint64_t gone;            /* original offset behind the last byte that left, */
+    uint64_t ahead;           /* ... and behind what left before earlier bytes, or is held and was repeated: no writer begins before it */
     fos_parked *first, *last;
     fos_parked *early;        /* packets that came ahead of earlier bytes and wait as units, newest first */
     uint64_t acked_in;        /* highest acknowledgement sent by this way's sender: as it came, */

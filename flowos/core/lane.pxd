@@ -66,6 +66,7 @@ cdef extern from "core.h" nogil:
         uint64_t next_unit
         uint64_t passed
         uint64_t gone
+        uint64_t ahead
 
     ctypedef struct fos_lane:
         uint32_t index

@@ -10,6 +10,15 @@
 
 FOS_INLINE fos_lane *fos_lane_of(const fos_core *core, uint32_t index) { return core->table.lanes[index]; }
 
+/* What came while no module wanted units is behind an empty stream, too. */
+static void fos_way_resume(const fos_core *core, uint32_t index, int dir, fos_stream *s) {
+    const fos_conn *c = &core->table.conns[index];
+    const fos_half *h = fos_half_of(core, index, dir);
+    if (s->head_index < s->tail_index || core->plans[c->flow].packets) return;
+    uint64_t came = c->key.proto != FOS_PROTO_TCP ? c->payload[dir] : h->flags & FOS_HALF_STARTED ? h->next : 0;
+    if (came > s->tail_off) s->head_off = s->tail_off = came;
+}
+
 /* Original offset of the first byte that was not handed out before this delivery. */
 static uint64_t fos_way_begin(const fos_core *core, uint32_t index, int dir) {
     const fos_conn *c = &core->table.conns[index];
@@ -46,7 +55,8 @@ FOS_NOINLINE fos_lane *fos_lane_new(fos_core *core, uint32_t index, uint32_t fro
     lane->stage_count = plan->stage_count;
     for (int dir = 0; dir < 2; dir++) {
         fos_way *w = &lane->way[dir];
-        const fos_stream *s = fos_half_of(core, index, dir)->stream;
+        fos_stream *s = fos_half_of(core, index, dir)->stream;
+        if (s) fos_way_resume(core, index, dir, s);
         uint64_t begin = fos_way_begin(core, index, dir), tail = s ? s->tail_off : begin;
         w->next_unit = s ? s->head_index : 0;
         w->gone = begin;

@@ -170,6 +170,8 @@ cdef uint32_t offer(Core core, list serving, Attachment a, uint32_t index, int d
             return n
         if lane.way[dir].stages[k].begins:    # what came before its module, and has bytes in front of it that come only now
             pass_to(core, serving, a, lane, <uint32_t>k, dir, lane.way[dir].stages[k].begins)
+            if lane.way[dir].stages[k].begins:
+                return n
     if s == NULL or (a.bypassed and index in a.bypassed):
         return n
     if a.lvl == LEVEL_DECODER:
@@ -916,7 +918,7 @@ cdef int forget(Core core, list serving, uint32_t index) except -1:
                 upto = st.unit
         for k in range(<int>lane.stage_count):
             least = min(least, lane.way[dir].stages[k].at.off)
-            if lane.way[dir].stages[k].serial == REFRAMER:
+            if lane.way[dir].stages[k].serial == REFRAMER and not lane.way[dir].stages[k].flags & FOS_STAGE_GONE:
                 least_up = min(least_up, lane.way[dir].stages[k].unit)
         while upto > s.head_index:            # what lies at or behind the least place stays
             u = fos_stream_unit(s, upto - 1)

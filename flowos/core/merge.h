@@ -383,7 +383,9 @@ static void fos_merge_tcp_unit(fos_core *core, fos_lane *lane, int dir, const fo
     uint64_t s = u->off, e = u->off + u->len, total = u->len;
     uint32_t before = w->sent.end - w->sent.first;
     uint64_t final = fos_edits_seq(&w->sent, s);
-    int taken = u->kind == FOS_UNIT_SYN ? 0 : fos_merge_take(core, lane, dir, e, 0);   /* a SYN goes before all bytes */
+    const fos_bundle *bundle = u->flags & FOS_UNIT_REASSEMBLED ? fos_block_of(u->frame)->bundle : NULL;
+    /* A SYN goes before all bytes; what half left takes nothing along. */
+    int taken = u->kind == FOS_UNIT_SYN ? 0 : fos_merge_take(core, lane, dir, e, bundle && bundle->begun);
     if (taken < 0) return;
     uint32_t first = w->sent.first + before;
     int spans = before && u->len && w->sent.items[first - 1].pos + w->sent.items[first - 1].removed > s;
@@ -543,6 +545,10 @@ static void fos_merge_bare(fos_core *core, fos_lane *lane, int dir, fos_transit 
         if (!w->template_n) fos_merge_template(w, t->frame, t->l3, t->l4, t->l4 + fos_tcp_header_len(t->frame + t->l4));
         fos_way_trailing(core, lane, dir, ts);
         w->fin_gone = 1;
+    }
+    if (!lane->writes && t->flags & FOS_TRANSIT_OFF && t->off >= 0) {     /* readers hold what it repeats */
+        uint64_t end = t->tcp_flags & FOS_TCP_FIN && !w->fin_gone ? FOS_ALL : (uint64_t)t->off + t->paylen;
+        if (end > w->gone && end > w->ahead) w->ahead = end;
     }
     const uint8_t *th = t->frame + t->l4;
     fos_came came = fos_came_of(t);

@@ -3,6 +3,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from flowos.core.core cimport fos_core
 from flowos.core.lane cimport fos_lane
+from flowos.core.unit cimport fos_unit
 
 
 cdef extern from "merge.h" nogil:
@@ -11,6 +12,7 @@ cdef extern from "merge.h" nogil:
     int fos_lane_idle(const fos_core *core, const fos_lane *lane)
     fos_lane *fos_lane_new(fos_core *core, uint32_t index, uint32_t start)
     uint64_t fos_way_ahead(const fos_core *core, uint32_t index, int dir)
+    int fos_unit_is_told(const fos_core *core, const fos_lane *lane, int dir, const fos_unit *u)
     void fos_lane_touch(fos_core *core, fos_lane *lane)
     void fos_lane_spill(fos_core *core, fos_lane *lane)
     void fos_merge(fos_core *core)

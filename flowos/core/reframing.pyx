@@ -93,6 +93,7 @@ cdef class Reframer:
         if decoding is None or decoding.over or decoding.failed or (decoding.decoder is not None and decoding.name != self.decoder):
             return self.pass_on(lane, k, dir, limit)
         if decoding.decoder is None:
+            st.unit = 0                       # what there will be is wanted
             return self.pass_on(lane, k, dir, limit) if force else 0
         sides = self.pairs.get(lane.index)
         if sides is None:
@@ -102,6 +103,7 @@ cdef class Reframer:
                 (<Side>sides[d]).fed = lane.way[d].stages[k].at.off
                 (<Side>sides[d]).unit = decoding.up[d].head_index
         side = <Side>sides[dir]
+        st.unit = side.unit
         if side.unit >= decoding.up[dir].tail_index and not force and not side.since and not h.flags & FOS_HALF_FIN_DONE:
             return 0                          # nothing new
         covered = st.at.off
@@ -221,6 +223,7 @@ cdef class Reframer:
         if fos_stage_take(st, &self.core.c.blocks, fos_stage_input(way, k), limit, FOS_TAKE_PASS):
             raise LimitError("no memory for the edits of a connection")
         st.head = st.out.shown = st.at.off
+        st.unit = FOS_ALL                     # of the decoder's units it needs none
         return 0
 
 

@@ -16,7 +16,7 @@ from flowos.core.attachment cimport Attachment
 from flowos.core.core cimport *
 from flowos.core.lane cimport *
 from flowos.core.lending cimport settle_gone, units_end
-from flowos.core.merge cimport fos_lane_touch, fos_way_ahead
+from flowos.core.merge cimport fos_lane_touch, fos_unit_is_told, fos_way_ahead
 from flowos.core.state cimport Core
 from flowos.core.unit cimport *
 from flowos.core.window cimport LEVEL_DECODER
@@ -158,9 +158,18 @@ cdef int insert_stage(Core core, list serving, fos_lane *lane, uint32_t k, fos_p
             st.unit = units_end(core, b, lane.index, dir)
         st.seen_unit = st.unit
         if first_writer and core.c.table.conns[lane.index].key.proto == 6 and core.c.table.conns[lane.index].flags & FOS_CONN_HALVES:
-            st.begins = fos_way_ahead(core.c, lane.index, dir)
+            way.ahead = max(way.ahead, fos_way_ahead(core.c, lane.index, dir))
+            for i in range(s.head_index if s != NULL else 0, s.tail_index if s != NULL else 0):
+                u = fos_stream_unit(s, i)
+                if u.kind == FOS_UNIT_FIN:
+                    if u.frame == NULL or u.flags & (FOS_UNIT_REASSEMBLED | FOS_UNIT_WAITED) or fos_unit_is_told(core.c, lane, dir, u):
+                        way.ahead = FOS_ALL
+                elif u.flags & (FOS_UNIT_REASSEMBLED | FOS_UNIT_WAITED):      # of fragments all but the last left
+                    way.ahead = max(way.ahead, u.off + u.len)
             if not core.c.live:
                 way.passed = core.c.packet_number
+        if st.flags & FOS_STAGE_WRITES and way.ahead > begin.off:
+            st.begins = way.ahead
     lane.stage_count += 1
     if plan.stage[number].flags & FOS_STAGE_WRITES:
         lane.writes = 1

@@ -14,6 +14,7 @@ cdef extern from "unit.h" nogil:
     enum fos_unit_flags:
         FOS_UNIT_SAME_DATAGRAM
         FOS_UNIT_REASSEMBLED
+        FOS_UNIT_WAITED
         FOS_UNIT_CUT
         FOS_UNIT_COPIED
         FOS_UNIT_INCOMPLETE

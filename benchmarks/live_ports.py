@@ -75,7 +75,7 @@ def main():
     figures, load = {}, [os.getloadavg()[0]]
     with tempfile.TemporaryDirectory() as folder, network():
         floor = build_floor(folder)
-        cases = [(mode, batch) for mode in ("rx", "tx", "forward") for batch in BATCHES] + [(mode, 256) for mode in ENGINES]
+        cases = [(mode, batch) for mode in ("rx", "tx", "forward") for batch in ((64,) if arguments.quick else BATCHES)] + [(mode, 256) for mode in ENGINES]
         for _round in range(rounds):
             for mode, batch in cases:
                 for who in ("flowos", "c"):

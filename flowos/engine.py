@@ -13,7 +13,6 @@ from flowos.module import RDONLY, RDWR
 from flowos.registry import all_decoders, get_decoder
 
 _NEEDED = ("protocol", "scope", "mode", "start", "stop")
-_SHORT_STEP = 16                    # packets; more may have come meanwhile, and are had without asking
 _LEVELS = frozenset(("frame", "ip", "transport", "tcp", "udp", "sctp", "icmp"))
 
 Capture = namedtuple("Capture", "packets bytes truncated linktypes first_ns last_ns")
@@ -427,10 +426,7 @@ class Engine(BaseEngine):
                 between()
                 if self._stopping:
                     return
-            # After a short step the ports are as good as empty: poll, which returns at once if they are not, costs less
-            # than a step that finds nothing.  What poll cannot tell (a pipe, a way out that is full) takes such a step.
-            few = 1 if self.stalled or self._longest < 0.2 else _SHORT_STEP
-            if live and self.packets - before < few and not self.config.busy:
+            if live and before == self.packets and not self.config.busy:
                 self._wait()
             before = self.packets
 

@@ -17,10 +17,12 @@ from scapy.layers.l2 import Ether
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import live_aims  # noqa: E402
 import live_latency  # noqa: E402
 import live_net  # noqa: E402
 import live_path  # noqa: E402
 import live_ports  # noqa: E402
+import live_sweep  # noqa: E402
 from namespaces import inside, raw_socket  # noqa: E402
 
 live = pytest.mark.live
@@ -165,7 +167,7 @@ def test_quickly(root, floor, name):
     assert "forward" in quick(name)
 
 
-@pytest.mark.parametrize("bench", [live_ports, live_path, live_latency], ids=lambda bench: bench.__name__)
+@pytest.mark.parametrize("bench", [live_aims, live_ports, live_path, live_latency, live_sweep], ids=lambda bench: bench.__name__)
 def test_the_page_has_the_tables_of_the_results(bench, tmp_path, monkeypatch):
     page = tmp_path / "ports.md"
     page.write_text((ROOT / "docs/ports.md").read_text())

@@ -133,9 +133,10 @@ def work(job, name, floor, folder, server, seconds):
         after = os.times()
         return done, cpu_of(server) - before + after.children_user + after.children_system - children.children_user - children.children_system
     if job == "bulk":
-        with running("two", OTHERS, "iperf3", "-s", "-1", ready=None, end=signal.SIGTERM) as _server:
+        with running("two", OTHERS, "iperf3", "-s", "-1", ready=None, end=signal.SIGTERM) as sink:
             wait_for(lambda: b":5201 " in inside("two", "ss", "-ltn"), 10, "iperf3")
             told = json.loads(inside("one", "iperf3", "-c", "10.91.0.2", "-J", "-t", max(1, round(seconds))))["end"]
+            sink.wait(10)
         used = told["cpu_utilization_percent"]
         return told["sum_received"]["bytes"] / 1e6, (used["host_total"] + used["remote_total"]) / 100 * told["sum_received"]["seconds"]
     tally = Path(folder) / "tally"

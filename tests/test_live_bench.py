@@ -49,8 +49,11 @@ def socket_in(where, interface):
         return raw_socket(interface)
 
 
-def received(sock, count, patience=5):
-    """Take `count` frames that are for local experiments, IPv4 TCP or UDP; fewer when no more come in time."""
+LOCAL, IPV4 = b"\x88\xb5", b"\x08\0"            # EtherTypes
+
+
+def received(sock, count, kind, patience=5):
+    """Take `count` frames of an EtherType; fewer when no more come in time."""
     taken, end = [], time.monotonic() + patience
     while len(taken) < count and time.monotonic() < end:
         try:
@@ -58,7 +61,7 @@ def received(sock, count, patience=5):
         except BlockingIOError:
             time.sleep(0.005)
             continue
-        if frame[12:14] in (b"\x88\xb5", b"\x08\0"):
+        if frame[12:14] == kind:
             taken.append(frame)
     return taken
 
@@ -77,7 +80,7 @@ def test_streams_are_in_order_with_right_sums(row, floor, tmp_path):
     with socket_in("middle", "mid0") as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
         live_net.inside("one", floor, "stream", "far0", 32, 0.5, tmp_path / "tally")      # nobody counts: it stops at FLIGHT
-        frames = received(sock, 320)
+        frames = received(sock, 320, IPV4)
     assert len(frames) == 320 and all(valid(frame) for frame in frames)
     expected = {}
     for frame in frames:
@@ -93,7 +96,7 @@ def test_streams_are_in_order_with_right_sums(row, floor, tmp_path):
 def test_frames_have_the_size_asked_for(row, floor, size):
     with socket_in("middle", "mid0") as sock:
         live_net.inside("one", floor, "tx", "far0", 32, 0.05, "-", size)
-        frames = received(sock, 20)
+        frames = received(sock, 20, IPV4)
     assert len(frames) == 20 and {len(frame) for frame in frames} == {size} and all(valid(frame) for frame in frames)
 
 
@@ -106,11 +109,11 @@ def test_who_stands_in_the_middle_forwards_both_ways(row, floor, tmp_path, name)
         live_net.wait_for(lambda: live_path.reaches(name), 10, name)
         with socket_in("one", "far0") as left, socket_in("two", "far1") as right:
             for source, sink in (left, right), (right, left):
-                sent = [live_latency.HEAD + bytes.fromhex("88b5") + bytes([number]) * size
+                sent = [live_latency.HEAD + LOCAL + bytes([number]) * size
                         for number, size in enumerate((46, 100, 1500), 1)]
                 for frame in sent:
                     source.send(frame)
-                assert [frame for frame in received(sink, 3) if frame[12:14] == b"\x88\xb5"] == sent
+                assert received(sink, 3, LOCAL) == sent
 
 
 @live

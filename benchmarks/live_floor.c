@@ -32,7 +32,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { RING = 1024, FRAMES = 4 * RING, CHUNK = 2048, XDP = 283, FLIGHT = 512, FLOWS = 64 };
+enum { RING = 1024, FRAMES = 4 * RING, CHUNK = 2048, XDP = 283, FLIGHT = 240, FLOWS = 64 };
 
 struct ring { uint32_t *made, *taken; void *items; };
 struct port { int fd; struct ring rx, tx, fill, done; };
@@ -168,22 +168,22 @@ static void fill_segment(uint8_t *p, uint64_t number) {
     memcpy(p, head, sizeof head);
     p[34] = (uint8_t)(port >> 8), p[35] = (uint8_t)port;
     for (int i = 0; i < 4; i++) p[38 + i] = (uint8_t)(seq >> (24 - 8 * i));
-    if (!turn) p[47] = 2;
-    uint32_t sum = 6 + 26;                                     /* the pseudo-header's protocol and length */
+    if (!turn) p[47] = 2, p[17] -= 6, p[25] += 6;              /* a SYN has no bytes: the rest pads the frame */
+    uint32_t sum = 6 + (turn ? 26 : 20);                       /* the pseudo-header's protocol and length */
     for (int i = 26; i < 60; i += 2) sum += (uint32_t)(p[i] << 8 | p[i + 1]);
     sum = (sum & 0xffff) + (sum >> 16);
     sum = ~((sum & 0xffff) + (sum >> 16));
     p[50] = (uint8_t)(sum >> 8), p[51] = (uint8_t)sum;
 }
 
-/* How many frames may be sent now: what the sink has received makes room, and silence of 20 ms writes off what is on its way. */
+/* How many frames may be sent now: what the sink has received makes room, and silence of 200 ms writes off what is on its way. */
 static uint32_t credit(const uint64_t *tally, uint64_t sent) {
     static uint64_t lost, last;
     static double since;
     uint64_t received = __atomic_load_n(tally, __ATOMIC_ACQUIRE);
     double now = seconds(CLOCK_MONOTONIC);
     if (received != last || sent == received + lost) last = received, since = now;
-    else if (now - since > 0.02) lost = sent - received;
+    else if (now - since > 0.2) lost = sent - received, since = now;
     uint64_t away = sent - received - lost;
     return away < FLIGHT ? (uint32_t)(FLIGHT - away) : 0;
 }

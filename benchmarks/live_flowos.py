@@ -1,11 +1,12 @@
 """FlowOS's side of live_ports.py: receive, send and forward with rings from Python, and an engine in line.
 
-    python benchmarks/live_flowos.py rx xdp:IFACE BATCH SECONDS | tx … | forward xdp:IN xdp:OUT BATCH SECONDS
+    python benchmarks/live_flowos.py rx xdp:IFACE BATCH SECONDS [TALLY] | tx … | forward xdp:IN xdp:OUT BATCH SECONDS
         | engine … | module … | stream … | both … | strip … | busy …
 
 It says "ready" when its ports are open, and in the end one line of JSON: packets and the CPU seconds of the loop.
 """
 import json
+import mmap
 import select
 import signal
 import sys
@@ -25,8 +26,8 @@ def waiter(port):
     return waiting
 
 
-def receive(port, batch, end):
-    """Take packets until the time is over."""
+def receive(port, batch, end, tally=None):
+    """Take packets until the time is over; `tally`, eight bytes that the generator sees, has their number."""
     ring, waiting, packets, sync = port.rx_ring, waiter(port), 0, port.rx_sync
     while time.monotonic() < end:
         if not sync():
@@ -36,7 +37,15 @@ def receive(port, batch, end):
             n = min(batch, ring.avail)
             packets += n
             ring.head += n
+        if tally:
+            tally[0] = packets
     return packets
+
+
+def shared(path):
+    """Map the file that live_floor.c calls TALLY."""
+    with open(path, "r+b") as file:
+        return memoryview(mmap.mmap(file.fileno(), 8)).cast("Q")
 
 
 def send(port, batch, end):
@@ -104,13 +113,14 @@ def engine(left, right, end, modules, busy=False):
 
 def main(mode, *words):
     """Run one mode."""
-    *specs, batch, seconds = words
+    tally = [shared(words[-1])] if words[-1].startswith("/") else []
+    *specs, batch, seconds = words[:-1] if tally else words
     signal.signal(signal.SIGINT, signal.SIG_IGN)      # it ends when its time is over
     ports = register_pair(*specs) if len(specs) == 2 else (register(*specs),)
     print("ready", flush=True)
     end, cpu = time.monotonic() + float(seconds), time.process_time()
     work = {"rx": receive, "tx": send, "forward": forward}.get(mode)
-    packets = work(*ports, int(batch), end) if work else engine(*ports, end, MODULES[mode](), mode == "busy")
+    packets = work(*ports, int(batch), end, *tally) if work else engine(*ports, end, MODULES[mode](), mode == "busy")
     print(json.dumps({"packets": packets, "cpu": time.process_time() - cpu}))
 
 

@@ -3,9 +3,11 @@
     one [far0] ── veth ── [mid0] middle [mid1] ── veth ── [far1] two
 
 The program under test stands in the middle, on core 1; who generates and receives traffic runs on core 0.  What
-is made here is gone when `network` ends, and what an interrupted run left when it begins.
+is made here is gone when `network` ends, and what an interrupted run left when it begins.  Names bear the process's
+number, so that runs may be beside each other.
 """
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +15,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SPACES = {where: f"flowos-bench-{where}" for where in ("one", "middle", "two")}
+PREFIX = "flowos-bench"
+SPACES = {where: f"{PREFIX}-{where}-{os.getpid()}" for where in ("one", "middle", "two")}
 PAIRS = ("one", "far0", "middle", "mid0"), ("middle", "mid1", "two", "far1")
 # Straight through the middle, 10.91.0.0/24; by a proxy that has addresses of its own there, 10.92 and 10.93.
 ADDRESSES = (("one", "far0", "10.91.0.1/24"), ("two", "far1", "10.91.0.2/24"), ("one", "far0", "10.92.0.1/24"),
@@ -58,9 +61,11 @@ def network(addresses=False, queues=1):
 
 
 def clear():
-    """Remove what an earlier run may have left."""
-    for space in SPACES.values():
-        subprocess.run(["ip", "netns", "del", space], capture_output=True, timeout=30, check=False)
+    """Remove the namespaces of this run, and of runs whose process is no more."""
+    for row in json.loads(subprocess.run(["ip", "-j", "netns", "list"], check=True, capture_output=True, timeout=30).stdout or "[]"):
+        prefix, _, process = row["name"].rpartition("-")
+        if prefix.startswith(PREFIX) and (process == str(os.getpid()) or not Path(f"/proc/{process}").exists()):
+            subprocess.run(["ip", "netns", "del", row["name"]], capture_output=True, timeout=30, check=False)
 
 
 @contextlib.contextmanager

@@ -36,6 +36,7 @@ def open_vswitch(folder, sides):
             yield switch
         finally:
             tool("ovs-appctl", "-t", f"{place}/switch.ctl", "exit", "--cleanup")
+            switch.wait(30)                   # it takes its interfaces with it
 
 
 def tool(*words):

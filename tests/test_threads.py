@@ -6,10 +6,12 @@ still become a match.  Pauses of random length let the threads overtake and fall
 """
 import collections
 import contextlib
+import os
 import random
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -699,6 +701,37 @@ def test_an_engine_that_is_let_go_ends_its_threads(demo_capture):
     for thread in threads:
         thread.join(20)
         assert not thread.is_alive()
+
+
+def test_a_thread_is_pinned(demo_capture):
+    """The kernel is asked where the module's thread may run, by that thread's own number."""
+    found, cpu = set(), max(os.sched_getaffinity(0))
+
+    class Where(flowos.Module):
+        def process(self, window):
+            text = Path(f"/proc/self/task/{threading.get_native_id()}/status").read_text()
+            found.add(next(line.split()[1] for line in text.splitlines() if line.startswith("Cpus_allowed_list:")))
+
+    with flowos.Engine() as engine:
+        engine.add_port(demo_capture)
+        engine.attach(Where(), threads="own", cpus={cpu})
+        engine.run()
+    assert found == {str(cpu)} and cpu in os.sched_getaffinity(0)
+
+
+def test_processors_that_cannot_be_had(demo_capture):
+    before = set(threading.enumerate())
+    with flowos.Engine() as engine:
+        engine.add_port(demo_capture)
+        for threads, cpus, why in (("inline", {0}, "threads is 'inline'"), ("own", 0, "expected numbers"), ("own", set(), "expected numbers"),
+                                   ("own", {-1}, "expected numbers"), ("own", {"0"}, "expected numbers"), ("own", [4095], r"cpus=\[4095\]: .*runs on")):
+            with pytest.raises(flowos.UsageError, match=why):
+                engine.attach(Join(), threads=threads, cpus=cpus)
+        for thread in set(threading.enumerate()) - before:
+            thread.join(20)
+            assert not thread.is_alive()
+        engine.run()
+        assert engine.statistics()["packets"]
 
 
 def test_datagrams_beyond_what_may_be_out(tmp_path):

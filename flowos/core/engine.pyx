@@ -224,8 +224,8 @@ cdef class BaseEngine:
         self.core.flow_names = tuple(self.names)
         self.free_numbers.append(number)
 
-    def _attach(self, module, flow, int order, bint own=False):
-        """Put a module to work on flow number `flow` (None: on everything); `own`: on a thread of its own."""
+    def _attach(self, module, flow, int order, bint own=False, cpus=None):
+        """Put a module to work on flow number `flow` (None: on everything); `own`: on a thread of its own, on these `cpus`."""
         cdef Attachment a = Attachment.__new__(Attachment)
         self._own_thread("attach()")
         protocol = module.protocol
@@ -278,7 +278,7 @@ cdef class BaseEngine:
             self.deliver()                    # what came before is not for the newcomer
         if own:
             self.core.guard()
-            a.worker = Worker(a, self.core, self.bell)
+            a.worker = Worker(a, self.core, self.bell, cpus)
             self.workers.append(a)
         self.attachments = sorted([*self.attachments, a], key=_order)
         self.change()

@@ -303,8 +303,8 @@ class Engine(BaseEngine):
             self._load_decoders(module.protocol)
         if threads not in ("inline", "own"):
             raise UsageError(f"threads is {threads!r}, expected 'inline' or 'own'")
-        if cpus is not None:
-            cpus = _processors(cpus, threads)
+        if cpus is not None and threads != "own":
+            raise UsageError(f"cpus={cpus!r} pins a module's thread, and threads is {threads!r}; expected 'own'")
         if order is None:
             order = 1 + max((a.order for a in self._modules), default=0)
         number = None if flow is None else flow.number
@@ -495,19 +495,6 @@ class Engine(BaseEngine):
     def on_datagram(self, callback):
         self._datagram_callback = callback
         self._tell_datagrams(None if callback is None else _datagram_teller(callback))
-
-
-def _processors(cpus, threads):
-    """Give the numbers of the processors that a module's thread is pinned to, as a set."""
-    if threads != "own":
-        raise UsageError(f"cpus={cpus!r} pins a module's thread, and threads is {threads!r}; expected 'own'")
-    try:
-        numbers = set(cpus)
-    except TypeError:
-        numbers = set()
-    if not numbers or not all(type(number) is int and 0 <= number < 1 << 16 for number in numbers):
-        raise UsageError(f"cpus={cpus!r}; expected numbers of processors, such as {{0, 1}}")
-    return numbers
 
 
 def _datagram_teller(callback):

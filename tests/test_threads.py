@@ -723,8 +723,8 @@ def test_processors_that_cannot_be_had(demo_capture):
     before = set(threading.enumerate())
     with flowos.Engine() as engine:
         engine.add_port(demo_capture)
-        for threads, cpus, why in (("inline", {0}, "threads is 'inline'"), ("own", 0, "expected numbers"), ("own", set(), "expected numbers"),
-                                   ("own", {-1}, "expected numbers"), ("own", {"0"}, "expected numbers"), ("own", [4095], r"cpus=\[4095\]: .*runs on")):
+        for threads, cpus, why in (("inline", {0}, "threads is 'inline'"), ("own", 0, "not iterable"), ("own", set(), "Invalid argument"),
+                                   ("own", {-1}, "negative"), ("own", {"0"}, "int"), ("own", [4095], r"cpus=\[4095\]: .*expected numbers")):
             with pytest.raises(flowos.UsageError, match=why):
                 engine.attach(Join(), threads=threads, cpus=cpus)
         for thread in set(threading.enumerate()) - before:

@@ -92,13 +92,13 @@ cdef class Worker:
             self._pin(cpus)
 
     def _pin(self, cpus):
-        """Let the thread run on these processors alone.  UsageError: they are not this process's to use."""
+        """Let the thread run on these processors alone; it ends if they cannot be had.  UsageError: why."""
         try:
             os.sched_setaffinity(self.thread.native_id, cpus)
-        except OSError as error:
+        except (OSError, OverflowError, TypeError, ValueError) as error:
             self.jobs.put(None)
-            raise UsageError(f"{self.attachment.name}: cpus={sorted(cpus)}: {error.strerror}; "
-                             f"this process runs on {sorted(os.sched_getaffinity(0))}") from None
+            raise UsageError(f"{self.attachment.name}: cpus={cpus!r}: {error}; expected numbers of processors, "
+                             f"among {sorted(os.sched_getaffinity(0))}") from None
 
     # ---- the engine's side ---------------------------------------------------------------------
 

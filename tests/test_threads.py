@@ -637,7 +637,7 @@ def test_a_detach_from_an_inline_module_revokes_what_is_out(tmp_path):
 
 
 def test_engine_methods_are_refused_on_a_module_s_thread(demo_capture):
-    refused = []
+    refused, asked = [], []
 
     class Calls(flowos.Module):
         def process(self, window):
@@ -648,14 +648,16 @@ def test_engine_methods_are_refused_on_a_module_s_thread(demo_capture):
                 except flowos.UsageError as error:
                     refused.append("thread" in str(error))
             engine.stop()
-            assert engine.statistics()["packets"]
+            asked.append(engine.statistics())
 
     with flowos.Engine(flowos.Config.offline(**SMALL)) as engine:
         engine.add_port(demo_capture)
         attachment = engine.attach(Calls(), threads="own")
         while engine.step():
             pass
-        windows = attachment.counters["windows"]
+        windows, told = attachment.counters["windows"], engine.statistics()
+        assert len(asked) == windows and all(set(one) >= {*engine._inputs[0].statistics(), "packets"} for one in asked)
+        assert all(0 < one[name] <= two[name] for one, two in zip(asked, [*asked[1:], told]) for name in ("packets", "bytes"))
         assert windows and len(refused) == 9 * windows
         assert sum(refused) >= 8 * windows
 

@@ -95,6 +95,7 @@ cdef class BaseEngine:
         self.decoder_classes = {}
         self.decoder_errors = []
         self.workers = []
+        self.port_counts = {}
         self.checks = os.environ.get("FLOWOS_CHECKS", "0") not in ("", "0")
         self.outputs = []
         self.reframers = [None]
@@ -734,6 +735,8 @@ cdef class BaseEngine:
         """Hand out what gathered; raise what a module raised when all of it is done."""
         cdef Attachment a
         self._claim()
+        if self.workers and self.port is not None:
+            self.port_counts = self.port.statistics()
         self.busy = True
         self.serving = self.attachments
         try:
@@ -1503,7 +1506,7 @@ cdef class BaseEngine:
     # ---- what can be read -----------------------------------------------------------------
 
     def statistics(self):
-        """Give every counter by name: the core's and the port's."""
+        """Give every counter by name: the core's and the port's; on a module's thread the port's as of the last delivery."""
         cdef bint entered = self.core.enter()
         try:
             values = self.core.counters()
@@ -1511,7 +1514,7 @@ cdef class BaseEngine:
             if entered:
                 self.core.leave()
         if self.port is not None:
-            values.update(self.port.statistics())
+            values.update(self.port_counts if entered else self.port.statistics())   # it may be reading now
         return values
 
     @property

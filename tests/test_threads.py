@@ -6,6 +6,7 @@ still become a match.  Pauses of random length let the threads overtake and fall
 """
 import collections
 import contextlib
+import gc
 import os
 import random
 import signal
@@ -689,6 +690,30 @@ def test_ctrl_c_while_windows_are_out(tmp_path):
         assert interrupts and books(engine.statistics())
     assert all(len(data) == 9000 for data in module.seen.values()) and len(module.seen) == 20
     same(frames(tmp_path / "in.pcap"), frames(tmp_path / "out.pcap"))
+
+
+@pytest.mark.parametrize("where", ["inline", "own"])
+def test_handles_that_only_the_garbage_collector_can_free(where, tmp_path):
+    """A collection may begin at any object that is made, also while a connection's end is written into its handle."""
+    class Cycle(flowos.Module):
+        def process(self, window):
+            knot = [window.connection]
+            knot.append(knot)
+
+        def closed(self, connection, reason):
+            gc.enable()
+
+    before = gc.get_threshold()
+    source = many(tmp_path / "in.pcap", connections=60, turns=2, size=100)
+    gc.collect()
+    gc.disable()
+    gc.set_threshold(100)
+    try:
+        statistics = play(source, [Cycle()], [where], None)
+    finally:
+        gc.set_threshold(*before)
+        gc.enable()
+    assert statistics["connections_closed"] == 60 and statistics["connections_live"] == 0
 
 
 def test_an_engine_that_is_let_go_ends_its_threads(demo_capture):

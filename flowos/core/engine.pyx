@@ -1464,6 +1464,7 @@ cdef class BaseEngine:
         cdef fos_core *c = self.core.c
         cdef uint32_t i, index, kept = 0
         cdef Attachment a
+        cdef Connection handle
         cdef void *decoding
         for i in range(c.closed.count):
             index = c.closed.items[i]
@@ -1488,7 +1489,9 @@ cdef class BaseEngine:
             if self.reframers[c.table.conns[index].flow] is not None:
                 self.reframers[c.table.conns[index].flow].forget(index)
             if c.table.cold[index].handle != NULL:
-                (<Connection>c.table.cold[index].handle).settle()
+                handle = <Connection>c.table.cold[index].handle
+                handle.settle()               # held by a name: what it makes may start a collection that frees the handle
+                handle = None
             decoding = c.table.cold[index].decoding
             if decoding != NULL:
                 self._add_up(<Decoding>decoding)

@@ -282,7 +282,7 @@ class Engine(BaseEngine):
         gone = self._loaded.pop(name)
         self._detach_all([a for a in self._modules if a.module is gone])
 
-    def attach(self, module, flow=None, order=None, threads="inline"):
+    def attach(self, module, flow=None, order=None, threads="inline", cpus=None):
         """Attach a module to a flow by name or object; None: to all traffic (D3.2, AttachModule).
 
         Without `order` it goes last.  Returns the attachment, which `detach` takes.  A module that is
@@ -292,7 +292,8 @@ class Engine(BaseEngine):
         `threads`: "inline", the module is called in the engine's loop, or "own", on a thread of its own (D3.2
         section 4.3.2.7): for modules that wait or compute for long.  It is lent copies, the engine goes on, and
         what it was lent stays where it is until its call returned; on connected ports for `Module.hold` seconds
-        at most, then the windows pass unchanged and are stale.  A capture waits for its modules.
+        at most, then the windows pass unchanged and are stale.  A capture waits for its modules.  `cpus`, a set of
+        numbers, pins that thread to these processors; else it runs where the thread that attaches may.
         """
         self._own_thread("attach()")
         if flow is not None:
@@ -302,6 +303,8 @@ class Engine(BaseEngine):
             self._load_decoders(module.protocol)
         if threads not in ("inline", "own"):
             raise UsageError(f"threads is {threads!r}, expected 'inline' or 'own'")
+        if cpus is not None and threads != "own":
+            raise UsageError(f"cpus={cpus!r} pins a module's thread, and threads is {threads!r}; expected 'own'")
         if order is None:
             order = 1 + max((a.order for a in self._modules), default=0)
         number = None if flow is None else flow.number
@@ -313,7 +316,7 @@ class Engine(BaseEngine):
         if threads == "own" and self.connected and self.bell is None:
             self.bell = Bell()
             self._poll = None                 # it is to be woken by it, too
-        attachment = self._attach(module, number, order, threads == "own")
+        attachment = self._attach(module, number, order, threads == "own", cpus)
         self._modules.append(attachment)
         if threads == "own":
             self._threads = True

@@ -6,10 +6,13 @@ still become a match.  Pauses of random length let the threads overtake and fall
 """
 import collections
 import contextlib
+import gc
+import os
 import random
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -635,7 +638,7 @@ def test_a_detach_from_an_inline_module_revokes_what_is_out(tmp_path):
 
 
 def test_engine_methods_are_refused_on_a_module_s_thread(demo_capture):
-    refused = []
+    refused, asked = [], []
 
     class Calls(flowos.Module):
         def process(self, window):
@@ -646,14 +649,16 @@ def test_engine_methods_are_refused_on_a_module_s_thread(demo_capture):
                 except flowos.UsageError as error:
                     refused.append("thread" in str(error))
             engine.stop()
-            assert engine.statistics()["packets"]
+            asked.append(engine.statistics())
 
     with flowos.Engine(flowos.Config.offline(**SMALL)) as engine:
         engine.add_port(demo_capture)
         attachment = engine.attach(Calls(), threads="own")
         while engine.step():
             pass
-        windows = attachment.counters["windows"]
+        windows, told = attachment.counters["windows"], engine.statistics()
+        assert len(asked) == windows and all(set(one) >= {*engine._inputs[0].statistics(), "packets"} for one in asked)
+        assert all(0 < one[name] <= two[name] for one, two in zip(asked, [*asked[1:], told]) for name in ("packets", "bytes"))
         assert windows and len(refused) == 9 * windows
         assert sum(refused) >= 8 * windows
 
@@ -687,6 +692,30 @@ def test_ctrl_c_while_windows_are_out(tmp_path):
     same(frames(tmp_path / "in.pcap"), frames(tmp_path / "out.pcap"))
 
 
+@pytest.mark.parametrize("where", ["inline", "own"])
+def test_handles_that_only_the_garbage_collector_can_free(where, tmp_path):
+    """A collection may begin at any object that is made, also while a connection's end is written into its handle."""
+    class Cycle(flowos.Module):
+        def process(self, window):
+            knot = [window.connection]
+            knot.append(knot)
+
+        def closed(self, connection, reason):
+            gc.enable()
+
+    before = gc.get_threshold()
+    source = many(tmp_path / "in.pcap", connections=60, turns=2, size=100)
+    gc.collect()
+    gc.disable()
+    gc.set_threshold(100)
+    try:
+        statistics = play(source, [Cycle()], [where], None)
+    finally:
+        gc.set_threshold(*before)
+        gc.enable()
+    assert statistics["connections_closed"] == 60 and statistics["connections_live"] == 0
+
+
 def test_an_engine_that_is_let_go_ends_its_threads(demo_capture):
     before = set(threading.enumerate())
     engine = flowos.Engine()
@@ -699,6 +728,37 @@ def test_an_engine_that_is_let_go_ends_its_threads(demo_capture):
     for thread in threads:
         thread.join(20)
         assert not thread.is_alive()
+
+
+def test_a_thread_is_pinned(demo_capture):
+    """The kernel is asked where the module's thread may run, by that thread's own number."""
+    found, cpu = set(), max(os.sched_getaffinity(0))
+
+    class Where(flowos.Module):
+        def process(self, window):
+            text = Path(f"/proc/self/task/{threading.get_native_id()}/status").read_text()
+            found.add(next(line.split()[1] for line in text.splitlines() if line.startswith("Cpus_allowed_list:")))
+
+    with flowos.Engine() as engine:
+        engine.add_port(demo_capture)
+        engine.attach(Where(), threads="own", cpus={cpu})
+        engine.run()
+    assert found == {str(cpu)} and cpu in os.sched_getaffinity(0)
+
+
+def test_processors_that_cannot_be_had(demo_capture):
+    before = set(threading.enumerate())
+    with flowos.Engine() as engine:
+        engine.add_port(demo_capture)
+        for threads, cpus, why in (("inline", {0}, "threads is 'inline'"), ("own", 0, "not iterable"), ("own", set(), "Invalid argument"),
+                                   ("own", {-1}, "negative"), ("own", {"0"}, "int"), ("own", [4095], r"cpus=\[4095\]: .*expected numbers")):
+            with pytest.raises(flowos.UsageError, match=why):
+                engine.attach(Join(), threads=threads, cpus=cpus)
+        for thread in set(threading.enumerate()) - before:
+            thread.join(20)
+            assert not thread.is_alive()
+        engine.run()
+        assert engine.statistics()["packets"]
 
 
 def test_datagrams_beyond_what_may_be_out(tmp_path):

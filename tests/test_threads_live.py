@@ -173,7 +173,7 @@ def test_more_than_its_queue_takes_waits_and_is_worked_on():
         assert not between.arrived
         module.go.set()
         between.until(lambda: len(between.arrived) == count)
-        assert set(map(tuple, between.arrived.values())) == {(b"+hello",)}
+        assert {data for parts in between.arrived.values() for data in parts} == {b"+hello"}     # nobody acknowledges: it may come again
         assert between.engine.statistics()["windows_hold_limit"] == 0
 
 

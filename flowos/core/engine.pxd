@@ -25,6 +25,7 @@ cdef class BaseEngine:
     cdef list free_numbers             # of flows that were deleted
     cdef list reframers                # by number of flow: a Reframer, or None
     cdef list workers                  # attachments whose modules have threads of their own
+    cdef dict port_counts              # what the port had counted at the last delivery: for these threads
     cdef public object bell            # a worker.Bell that such a thread wakes a sleeping engine by, or None
     cdef list wired                    # two ports that are connected, or None
     cdef readonly bint stalled      # a way out has no room, and the policy is to wait for it

@@ -95,6 +95,7 @@ cdef class BaseEngine:
         self.decoder_classes = {}
         self.decoder_errors = []
         self.workers = []
+        self.port_counts = {}
         self.checks = os.environ.get("FLOWOS_CHECKS", "0") not in ("", "0")
         self.outputs = []
         self.reframers = [None]
@@ -224,8 +225,8 @@ cdef class BaseEngine:
         self.core.flow_names = tuple(self.names)
         self.free_numbers.append(number)
 
-    def _attach(self, module, flow, int order, bint own=False):
-        """Put a module to work on flow number `flow` (None: on everything); `own`: on a thread of its own."""
+    def _attach(self, module, flow, int order, bint own=False, cpus=None):
+        """Put a module to work on flow number `flow` (None: on everything); `own`: on a thread of its own, on these `cpus`."""
         cdef Attachment a = Attachment.__new__(Attachment)
         self._own_thread("attach()")
         protocol = module.protocol
@@ -278,7 +279,7 @@ cdef class BaseEngine:
             self.deliver()                    # what came before is not for the newcomer
         if own:
             self.core.guard()
-            a.worker = Worker(a, self.core, self.bell)
+            a.worker = Worker(a, self.core, self.bell, cpus)
             self.workers.append(a)
         self.attachments = sorted([*self.attachments, a], key=_order)
         self.change()
@@ -769,6 +770,8 @@ cdef class BaseEngine:
         """Hand out what gathered; raise what a module raised when all of it is done."""
         cdef Attachment a
         self._claim()
+        if self.workers and self.port is not None:
+            self.port_counts = self.port.statistics()
         self.busy = True
         self.serving = self.attachments
         try:
@@ -1514,6 +1517,7 @@ cdef class BaseEngine:
         cdef fos_core *c = self.core.c
         cdef uint32_t i, index, kept = 0
         cdef Attachment a
+        cdef Connection handle
         cdef void *decoding
         for i in range(c.closed.count):
             index = c.closed.items[i]
@@ -1538,7 +1542,9 @@ cdef class BaseEngine:
             if self.reframers[c.table.conns[index].flow] is not None:
                 self.reframers[c.table.conns[index].flow].forget(index)
             if c.table.cold[index].handle != NULL:
-                (<Connection>c.table.cold[index].handle).settle()
+                handle = <Connection>c.table.cold[index].handle
+                handle.settle()               # held by a name: what it makes may start a collection that frees the handle
+                handle = None
             decoding = c.table.cold[index].decoding
             if decoding != NULL:
                 self._add_up(<Decoding>decoding)
@@ -1556,7 +1562,7 @@ cdef class BaseEngine:
     # ---- what can be read -----------------------------------------------------------------
 
     def statistics(self):
-        """Give every counter by name: the core's and the port's."""
+        """Give every counter by name: the core's and the port's; on a module's thread the port's as of the last delivery."""
         cdef bint entered = self.core.enter()
         try:
             values = self.core.counters()
@@ -1564,7 +1570,7 @@ cdef class BaseEngine:
             if entered:
                 self.core.leave()
         if self.port is not None:
-            values.update(self.port.statistics())
+            values.update(self.port_counts if entered else self.port.statistics())   # it may be reading now
         return values
 
     @property

@@ -26,6 +26,8 @@ from flowos.core.journal cimport FlowWindow
 from flowos.core.state cimport Core
 from flowos.core.window cimport Window
 
+from flowos.core.errors import UsageError
+
 cdef object WAIT = object()                # nothing more is in the queue
 cdef uint32_t MOST_WINDOWS = 1024         # lent to one module at a time; the engine waits, or lets what comes wait
 cdef uint64_t MOST_BYTES = 16 << 20
@@ -75,7 +77,7 @@ cdef class Call(Job):
 cdef class Worker:
     """The thread of one attachment, and what it was lent."""
 
-    def __init__(self, Attachment a, Core core, bell=None):
+    def __init__(self, Attachment a, Core core, bell=None, cpus=None):
         self.attachment = a
         self.bell = bell                      # a Bell, or None: the engine never sleeps
         self.jobs = SimpleQueue()
@@ -86,6 +88,17 @@ cdef class Worker:
         self.unheard = set()
         self.thread = ModuleThread(core, self._run, f"flowos {a.name}")
         self.thread.start()
+        if cpus is not None:
+            self._pin(cpus)
+
+    def _pin(self, cpus):
+        """Let the thread run on these processors alone; it ends if they cannot be had.  UsageError: why."""
+        try:
+            os.sched_setaffinity(self.thread.native_id, cpus)
+        except (OSError, OverflowError, TypeError, ValueError) as error:
+            self.jobs.put(None)
+            raise UsageError(f"{self.attachment.name}: cpus={cpus!r}: {error}; expected numbers of processors, "
+                             f"among {sorted(os.sched_getaffinity(0))}") from None
 
     # ---- the engine's side ---------------------------------------------------------------------
 

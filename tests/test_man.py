@@ -100,6 +100,7 @@ TYPED = {                            # what is typed, and the words that stand t
     "flowos attach --thr\tow\tbyte_c\t": "flowos attach --threads own byte_count",
     "flowos detach h\tf\t": "flowos detach http_strip flow1",
     "flowos get flow1/\t": "flowos get flow1/http_strip.pattern",
+    "flowos show --socket none fl\t": "flowos show --socket none fl",      # nobody answers there
     "flowos flow li\t": "flowos flow list",
     "flowos apply --pl\twan\t": "flowos apply --plan wanted.toml",
 }
@@ -112,8 +113,8 @@ def typed(daemon, shell, options, script):
     (folder / f"completion.{name}").write_text(script)
     (folder / "wanted.toml").touch()
     ours, theirs = pty.openpty()
-    process = subprocess.Popen([shell, *options], stdin=theirs, stdout=theirs, stderr=theirs, env=environment, cwd=folder,
-                               start_new_session=True)
+    process = subprocess.Popen([program("setsid"), "--ctty", shell, *options], stdin=theirs, stdout=theirs, stderr=theirs,
+                               env=environment, cwd=folder)
     os.close(theirs)
     try:
         os.write(ours, f"{SAY[name]}\r{SOURCE[name].format(f'completion.{name}')}\rsay rea''dy\r".encode())

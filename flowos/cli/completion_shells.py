@@ -65,12 +65,12 @@ complete -F _flowos flowos
 ZSH = r'''#compdef flowos
 # Completion of flowos for zsh.  Made by `flowos completion zsh`.
 
-# Offer names that flowos knows, of the daemon that --socket names.
+# Offer names of the last argument's kind, of the daemon that --socket names; the others are compadd's.
 _flowos_names() {
     local -a names
     local socket=${opt_args[--socket]}
-    names=(${(f)"$(_call_program names ${(q)flowos} completion --names $1 ${socket:+--socket ${(q)socket}} 2>/dev/null)"})
-    compadd -a names
+    names=(${(f)"$(_call_program names ${(q)flowos} completion --names $argv[-1] ${socket:+--socket ${(q)socket}} 2>/dev/null)"})
+    compadd "${(@)argv[1,-2]}" -a names
 }
 
 _flowos() {

@@ -10,8 +10,11 @@ import namespaces
 import pytest
 from facing import KEEP, ROOT, SERVER, Facing, read, send
 
+from flowos import RDWR, Config, Engine, Module, pcap
 from flowos.cli.top_rates import rates
 from flowos.cli.top_view import BAR, bar
+from flowos.core.pipe import pipe
+from flowos.core.positions import positions
 
 
 def stage_of(told):
@@ -98,6 +101,44 @@ class Screen:
         self.process.kill()
         self.process.wait()
         os.close(self.ours)
+
+
+class Account(Module):
+    """Holds the last bytes of each window, and keeps account of them."""
+
+    name, protocol, mode, hold = "account", "tcp", RDWR, 1e9
+
+    def __init__(self):
+        self.held = {}
+
+    def process(self, window):
+        count = min(10, window.length)
+        window.release(keep=count)
+        self.held[window.connection.id, window.direction] = count
+
+    def closed(self, connection, reason):
+        for direction in list(self.held):
+            if direction[0] == connection.id:
+                del self.held[direction]
+
+
+def test_what_is_held_is_what_the_module_holds(demo_capture):
+    """Between any two steps, while a real capture goes through an engine."""
+    module, looks = Account(), []
+    ours, theirs = pipe("top", slots=64)
+    with pcap.open_offline(str(demo_capture)) as reader, Engine(Config.offline()) as engine:
+        engine.add_port(theirs)
+        serial = engine.attach(module).serial
+        for ts, frame in reader:
+            assert ours.send(bytes(frame), int(ts * 1e9))
+            ours.tx_sync()
+            engine.step()
+            engine.step()                              # finds nothing, and delivers
+            place = positions(engine)[serial]
+            assert place["tail"] - place["head"] == sum(module.held.values())
+            assert place["open"] == sum(held > 0 for held in module.held.values())
+            looks.append(place["open"])
+    assert max(looks) > 3 > 0 == looks[0]
 
 
 def test_a_bar_shows_what_is_held_however_little():

@@ -100,11 +100,13 @@ def test_the_engines_thread_alone_is_asked_and_slow_scrapers_are_cut_off(asked, 
     seen = {}
 
     def visit():
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as slow:
-            slow.sendall(b"GET /metr")                 # and no more
-            seen["text"] = scrape(port)
-            seen["slow"] = slow.recv(1)
-        daemon.call("command", ["down"])
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=30) as slow:
+                slow.sendall(b"GET /metr")             # and no more
+                seen["text"] = scrape(port)
+                seen["slow"] = slow.recv(1)
+        finally:
+            daemon.call("command", ["down"])
     visitor = threading.Thread(target=visit)
     visitor.start()
     daemon.run()                                       # here, on the test's own thread

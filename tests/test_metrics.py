@@ -9,7 +9,7 @@ import urllib.request
 
 import namespaces
 import pytest
-from facing import KEEP, ROOT, SERVER, Facing, read, send
+from facing import ROOT, SERVER, Facing, read, send
 from prometheus_client.parser import text_string_to_metric_families
 
 from flowos import FlowOSError
@@ -43,11 +43,8 @@ def samples(text):
 
 @pytest.mark.live
 def test_a_scrape_of_a_running_daemon(netns, tmp_path):
-    (tmp_path / "keep.py").write_text(KEEP)
     with Facing(netns, tmp_path) as facing:
         facing.up("--metrics", "9100")
-        facing.flowos("flow", "add", "web=tcp,tp_dst=4000")
-        facing.flowos("attach", "keep", "web")
         stage = (("flow", "web"), ("module", "keep"))
         wan = (("port", "wan"), ("spec", "packet:wan"))
         near, far = facing.talk()

@@ -1,4 +1,5 @@
 """`flowos top` shows what the kernel at both ends knows to be so: bytes released and held, packets dropped."""
+import io
 import os
 import pty
 import select
@@ -9,10 +10,11 @@ import sys
 import namespaces
 import pytest
 from facing import ROOT, SERVER, Facing, read, send
+from rich.console import Console
 
 from flowos import RDWR, Config, Engine, Module, pcap
 from flowos.cli.top_rates import rates
-from flowos.cli.top_view import BAR, bar
+from flowos.cli.top_view import BAR, bar, pipeline
 from flowos.core.pipe import pipe
 from flowos.core.positions import positions
 
@@ -143,6 +145,20 @@ def test_a_bar_shows_what_is_held_however_little():
     assert bar({"head": 10**9, "tail": 10**9}).plain == "━" * BAR
     assert bar({"head": 10**9, "tail": 10**9 + 1}).plain == "━" * (BAR - 1) + "╸"
     assert bar({"head": 0, "tail": 5}).plain == "╸" * BAR
+
+
+@pytest.mark.parametrize("width", [80, 100, 125, 160])
+def test_what_is_shown_fits_the_screen(width):
+    stage = {"module": "http_strip", "order": 12, "mode": "rdwr", "protocol": "http.body", "attached": True, "head": 123_456_789_012,
+             "tail": 123_456_799_012, "errors": 1, "bytes": 0, "windows": 0, "edits": 0, "ns": 0}
+    rate = {"bytes": 123_456_789.1, "windows": 123_456.1, "edits": 12_345.6, "ns": 9.99e8}
+    flow = {"name": "web", "priority": 0, "match": "tcp", "pipeline": [stage]}
+    paper = Console(width=width, file=io.StringIO())
+    paper.print(pipeline(flow, {"web/http_strip": rate}, width))
+    shown = paper.file.getvalue()
+    assert "…" not in shown
+    assert " ".join(shown.splitlines()[-2].split()).startswith("12 http_strip ") and "123 GB" in shown and "10 kB" in shown
+    assert ("http.body" in shown) == (width >= 125) and ("12.3 k" in shown) == (width >= 100)
 
 
 def test_rates_of_another_daemon_begin_at_zero():

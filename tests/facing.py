@@ -12,8 +12,10 @@ from pathlib import Path
 
 import namespaces
 
+from flowos.daemon.client import Client
+
 ROOT = Path(__file__).resolve().parent.parent
-SERVER = "192.0.2.2"
+SERVER, PORT = "192.0.2.2", 4000
 KEEP = '''"""Hold back the last bytes of all that comes."""
 from flowos import RDWR, Module
 
@@ -52,10 +54,14 @@ class Facing:
         self.things.close()
 
     def up(self, *more):
-        """Start the daemon, and have it end with the context."""
-        self.things.callback(subprocess.run, [*self.command("down")], env=self.environment, timeout=30, check=False, capture_output=True)
+        """Start the daemon with a flow `web` that `keep` works on, and have it end with the context."""
+        (self.folder / "keep.py").write_text(KEEP)
         self.flowos("up", "--user", "root", "--modules-from", str(self.folder), "--port", "lan=packet:lan", "--port",
                     "wan=packet:wan", *more)
+        daemon = Client(str(self.socket))
+        self.things.callback(daemon.command, "down")
+        daemon.command("flow_add", name="web", match=f"tcp,tp_dst={PORT}")
+        daemon.command("attach", module="keep", flow="web")
 
     def command(self, *words):
         """Give the words that run a command of the shell in the middle."""
@@ -71,11 +77,11 @@ class Facing:
         """Run a command; give its value."""
         return json.loads(self.flowos(*words, "--json"))
 
-    def talk(self, port=4000):
+    def talk(self):
         """Connect client and server through the daemon; give both sockets."""
-        with namespaces.inside(self.server), socket.create_server(("", port)) as listener:
+        with namespaces.inside(self.server), socket.create_server(("", PORT)) as listener:
             with namespaces.inside(self.client):
-                near = self.things.enter_context(socket.create_connection((SERVER, port), timeout=30))
+                near = self.things.enter_context(socket.create_connection((SERVER, PORT), timeout=30))
             far = self.things.enter_context(listener.accept()[0])
             near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             far.settimeout(30)

@@ -9,7 +9,7 @@ import urllib.request
 
 import namespaces
 import pytest
-from facing import KEEP, ROOT, SERVER, Facing, read, send
+from facing import ROOT, SERVER, Facing, read, send
 from prometheus_client.parser import text_string_to_metric_families
 
 from flowos import FlowOSError
@@ -43,11 +43,8 @@ def samples(text):
 
 @pytest.mark.live
 def test_a_scrape_of_a_running_daemon(netns, tmp_path):
-    (tmp_path / "keep.py").write_text(KEEP)
     with Facing(netns, tmp_path) as facing:
         facing.up("--metrics", "9100")
-        facing.flowos("flow", "add", "web=tcp,tp_dst=4000")
-        facing.flowos("attach", "keep", "web")
         stage = (("flow", "web"), ("module", "keep"))
         wan = (("port", "wan"), ("spec", "packet:wan"))
         near, far = facing.talk()
@@ -100,11 +97,13 @@ def test_the_engines_thread_alone_is_asked_and_slow_scrapers_are_cut_off(asked, 
     seen = {}
 
     def visit():
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as slow:
-            slow.sendall(b"GET /metr")                 # and no more
-            seen["text"] = scrape(port)
-            seen["slow"] = slow.recv(1)
-        daemon.call("command", ["down"])
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=30) as slow:
+                slow.sendall(b"GET /metr")             # and no more
+                seen["text"] = scrape(port)
+                seen["slow"] = slow.recv(1)
+        finally:
+            daemon.call("command", ["down"])
     visitor = threading.Thread(target=visit)
     visitor.start()
     daemon.run()                                       # here, on the test's own thread

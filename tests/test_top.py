@@ -1,4 +1,5 @@
 """`flowos top` shows what the kernel at both ends knows to be so: bytes released and held, packets dropped."""
+import io
 import os
 import pty
 import select
@@ -8,10 +9,14 @@ import sys
 
 import namespaces
 import pytest
-from facing import KEEP, ROOT, SERVER, Facing, read, send
+from facing import ROOT, SERVER, Facing, read, send
+from rich.console import Console
 
+from flowos import RDWR, Config, Engine, Module, pcap
 from flowos.cli.top_rates import rates
-from flowos.cli.top_view import BAR, bar
+from flowos.cli.top_view import BAR, bar, pipeline
+from flowos.core.pipe import pipe
+from flowos.core.positions import positions
 
 
 def stage_of(told):
@@ -23,11 +28,8 @@ def stage_of(told):
 
 @pytest.mark.live
 def test_top(netns, tmp_path):
-    (tmp_path / "keep.py").write_text(KEEP)
     with Facing(netns, tmp_path) as facing:
         facing.up()
-        facing.flowos("flow", "add", "web=tcp,tp_dst=4000")
-        facing.flowos("attach", "keep", "web")
         near, far = facing.talk()
         send(near, b"x" * 900, b"x" * 100)
         assert read(far, 900) == b"x" * 900            # so the module released so much, and has the rest
@@ -100,11 +102,63 @@ class Screen:
         os.close(self.ours)
 
 
+class Account(Module):
+    """Holds the last bytes of each window, and keeps account of them."""
+
+    name, protocol, mode, hold = "account", "tcp", RDWR, 1e9
+
+    def __init__(self):
+        self.held = {}
+
+    def process(self, window):
+        count = min(10, window.length)
+        window.release(keep=count)
+        self.held[window.connection.id, window.direction] = count
+
+    def closed(self, connection, reason):
+        for direction in list(self.held):
+            if direction[0] == connection.id:
+                del self.held[direction]
+
+
+def test_what_is_held_is_what_the_module_holds(demo_capture):
+    """Between any two steps, while a real capture goes through an engine."""
+    module, looks = Account(), []
+    ours, theirs = pipe("top", slots=64)
+    with pcap.open_offline(str(demo_capture)) as reader, Engine(Config.offline()) as engine:
+        engine.add_port(theirs)
+        serial = engine.attach(module).serial
+        for ts, frame in reader:
+            assert ours.send(bytes(frame), int(ts * 1e9))
+            ours.tx_sync()
+            engine.step()
+            engine.step()                              # finds nothing, and delivers
+            place = positions(engine)[serial]
+            assert place["tail"] - place["head"] == sum(module.held.values())
+            assert place["open"] == sum(held > 0 for held in module.held.values())
+            looks.append(place["open"])
+    assert max(looks) > 3 > 0 == looks[0]
+
+
 def test_a_bar_shows_what_is_held_however_little():
     assert bar({"head": 0, "tail": 0}).plain == "·" * BAR
     assert bar({"head": 10**9, "tail": 10**9}).plain == "━" * BAR
     assert bar({"head": 10**9, "tail": 10**9 + 1}).plain == "━" * (BAR - 1) + "╸"
     assert bar({"head": 0, "tail": 5}).plain == "╸" * BAR
+
+
+@pytest.mark.parametrize("width", [80, 100, 125, 160])
+def test_what_is_shown_fits_the_screen(width):
+    stage = {"module": "http_strip", "order": 12, "mode": "rdwr", "protocol": "http.body", "attached": True, "head": 123_456_789_012,
+             "tail": 123_456_799_012, "errors": 1, "bytes": 0, "windows": 0, "edits": 0, "ns": 0}
+    rate = {"bytes": 123_456_789.1, "windows": 123_456.1, "edits": 12_345.6, "ns": 9.99e8}
+    flow = {"name": "web", "priority": 0, "match": "tcp", "pipeline": [stage]}
+    paper = Console(width=width, file=io.StringIO())
+    paper.print(pipeline(flow, {"web/http_strip": rate}, width))
+    shown = paper.file.getvalue()
+    assert "…" not in shown
+    assert " ".join(shown.splitlines()[-2].split()).startswith("12 http_strip ") and "123 GB" in shown and "10 kB" in shown
+    assert ("http.body" in shown) == (width >= 125) and ("12.3 k" in shown) == (width >= 100)
 
 
 def test_rates_of_another_daemon_begin_at_zero():

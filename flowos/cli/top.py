@@ -81,9 +81,10 @@ def run(arguments):
     except ModuleNotFoundError as error:
         raise FlowOSError(f"top: {error.name} is not installed; `pip install 'flowos[top]'` brings it") from None
     if arguments.once:
-        console().print(view(next(looks(daemon, arguments.interval, slept))))
+        paper = console()
+        paper.print(view(next(looks(daemon, arguments.interval, slept)), paper.width))
         return OK
     with contextlib.suppress(KeyboardInterrupt), keyboard() as wait, live() as screen:
         for told in looks(daemon, arguments.interval, wait):
-            screen.update(view(told), refresh=True)
+            screen.update(view(told, screen.console.width), refresh=True)
     return OK

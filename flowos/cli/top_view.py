@@ -59,9 +59,31 @@ def bar(stage):
     return Text("━" * (BAR - light), "green") + Text("╸" * light, "yellow")
 
 
-def view(told):
-    """Give what is to be printed."""
-    return Group(heading(told), ports(told), *(pipeline(flow, told["rates"]["stages"]) for flow in told["flows"]), drops(told))
+def module_name(stage):
+    """Write a module's name, and whether it is still at work."""
+    return Text(stage["module"]) if stage["attached"] else Text(f"{stage['module']} (taken off)", "red")
+
+
+#: A pipeline's columns: title, from how wide a screen on it is there, and what stands in it.  Those that begin with < are text.
+COLUMNS = (
+    ("#", 0, lambda stage, rate: str(stage["order"])),
+    ("<module", 0, lambda stage, rate: module_name(stage)),
+    ("<level", 125, lambda stage, rate: f"{stage['mode']} {stage['protocol']}"),
+    ("bytes/s", 0, lambda stage, rate: amount(rate["bytes"])),
+    ("windows/s", 125, lambda stage, rate: amount(rate["windows"])),
+    ("edits/s", 100, lambda stage, rate: amount(rate["edits"])),
+    ("busy", 0, lambda stage, rate: f"{rate['ns'] / 1e7:.1f}%"),
+    ("head", 0, lambda stage, rate: amount(stage["head"], "B")),
+    ("<", 0, lambda stage, rate: bar(stage)),
+    ("<tail", 0, lambda stage, rate: amount(stage["tail"], "B")),
+    ("holds", 0, lambda stage, rate: amount(stage["tail"] - stage["head"], "B")),
+    ("errors", 100, lambda stage, rate: Text(f"{stage['errors']:,}", "red" if stage["errors"] else "")),
+)
+
+
+def view(told, width=PIPED_WIDTH):
+    """Give what is to be printed on a screen so wide."""
+    return Group(heading(told), ports(told), *(pipeline(flow, told["rates"]["stages"], width) for flow in told["flows"]), drops(told))
 
 
 def heading(told):
@@ -69,7 +91,7 @@ def heading(told):
     rate, counters = told["rates"]["counters"], told["counters"]
     return Text(f"flowosd {told['pid']}  up {lasting(told['seconds'])}  {amount(rate['packets'])} packets/s  "
                 f"{amount(8 * rate['bytes'], 'bit/s')}  {counters['connections_live']:,} connections  "
-                f"{amount(rate['connections'])} new/s  {amount(rate['edits'])} edits/s", "bold")
+                f"{amount(rate['connections'])} new/s", "bold")
 
 
 def table(title, *columns):
@@ -77,7 +99,7 @@ def table(title, *columns):
     made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         left = column.startswith("<")
-        made.add_column(column.lstrip("<"), justify="left" if left else "right", no_wrap=not left)
+        made.add_column(column.lstrip("<"), justify="left" if left else "right", no_wrap=column != "<meaning")
     return made
 
 
@@ -91,18 +113,15 @@ def ports(told):
     return made
 
 
-def pipeline(flow, rate):
+def pipeline(flow, rates, width):
     """Give the table of a flow's pipeline."""
     title = f"{flow['name']}  priority={flow['priority']}  {flow['match']}"
     if not flow["pipeline"]:
         return Text(f"{title}\n  nothing is attached\n")
-    made = table(Text(title), "#", "<module", "<level", "bytes/s", "windows/s", "edits/s", "busy", "head", "<", "<tail", "holds", "errors")
+    columns = [(name, cell) for name, least, cell in COLUMNS if width >= least]
+    made = table(Text(title), *(name for name, _ in columns))
     for stage in flow["pipeline"]:
-        now = rate[f"{flow['name']}/{stage['module']}"]
-        name = Text(stage["module"]) if stage["attached"] else Text(f"{stage['module']} (taken off)", "red")
-        made.add_row(str(stage["order"]), name, f"{stage['mode']} {stage['protocol']}", amount(now["bytes"]), amount(now["windows"]),
-                     amount(now["edits"]), f"{now['ns'] / 1e7:.1f}%", amount(stage["head"], "B"), bar(stage), amount(stage["tail"], "B"),
-                     amount(stage["tail"] - stage["head"], "B"), Text(f"{stage['errors']:,}", "red" if stage["errors"] else ""))
+        made.add_row(*(cell(stage, rates[f"{flow['name']}/{stage['module']}"]) for _, cell in columns))
     return made
 
 

@@ -12,7 +12,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from flowos.core.core cimport *
-from flowos.core.decoding cimport Decoding
+from flowos.core.decoding cimport Decoding, ruled_out
 from flowos.core.lane cimport *
 from flowos.core.state cimport Core
 from flowos.core.unit cimport *
@@ -91,7 +91,12 @@ cdef class Reframer:
         if decoding is None or decoding.over or decoding.failed or (decoding.decoder is not None and decoding.name != self.decoder):
             return self.pass_on(lane, k, dir, limit)
         if decoding.decoder is None:
-            return self.pass_on(lane, k, dir, limit) if force else 0
+            covered = limit.off if force else ruled_out(decoding, dir, limit.off)
+            if covered < limit.off:
+                if covered <= st.at.off:
+                    return 0
+                limit.off, limit.skip = covered, 0
+            return self.pass_on(lane, k, dir, limit)
         sides = self.pairs.get(lane.index)
         if sides is None:
             sides = self.pairs[lane.index] = [Side.__new__(Side), Side.__new__(Side)]

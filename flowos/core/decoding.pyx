@@ -168,7 +168,10 @@ cdef class Decoding:
         cdef fos_conn *c = &self.core.c.table.conns[self.index]
         cdef int direction = dir ^ (c.flags & FOS_CONN_A_IS_HIGH)
         cdef int b_is_high = not (c.flags & FOS_CONN_A_IS_HIGH)
-        cdef bint midstream = c.key.proto == 6 and not fos_half_of(self.core.c, self.index, dir).flags & FOS_HALF_FROM_SYN
+        if not self.tries[dir] and not self.packets[dir].covered:
+            self.packets[dir].covered = u.off     # what went by before anybody listened
+        cdef bint midstream = c.key.proto == 6 and (
+            self.packets[dir].covered or not fos_half_of(self.core.c, self.index, dir).flags & FOS_HALF_FROM_SYN)
         port = c.key.ports & 0xffff if b_is_high else c.key.ports >> 16
         first = b"".join([entry[2] for entry in self.pending if entry[0] == dir])
         self.tries[dir] += 1

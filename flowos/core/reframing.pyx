@@ -100,7 +100,9 @@ cdef class Reframer:
         sides = self.pairs.get(lane.index)
         if sides is None:
             sides = self.pairs[lane.index] = [Side.__new__(Side), Side.__new__(Side)]
-            (<Side>sides[0]).framing, (<Side>sides[1]).framing = self.framing.pair()
+            # Where the connection is under way a message may be, too: what it promised stands until the next begins.
+            (<Side>sides[0]).framing, (<Side>sides[1]).framing = self.framing.pair(
+                (lane.way[0].stages[k].at.off > 0, lane.way[1].stages[k].at.off > 0))
             for d in range(2):
                 (<Side>sides[d]).fed = lane.way[d].stages[k].at.off
                 (<Side>sides[d]).unit = decoding.up[d].head_index

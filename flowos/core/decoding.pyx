@@ -379,7 +379,7 @@ cdef class Decoding:
         if self.native is not None and not self.core.c.table.conns[self.index].flags & FOS_CONN_CLOSED:
             self.remember(dir, below)
         if self.native is not None:
-            if everything:
+            if everything or upto > self.up[dir].tail_index:   # a stage that reads other units stands where it stands
                 upto = self.up[dir].tail_index
             if self.up[dir].head_index < upto:
                 fos_stream_free_to(&self.up[dir], upto, &self.core.c.chunks)

@@ -430,7 +430,7 @@ cdef class BaseEngine:
                 plan.units |= <uint32_t>bit
             plan.events |= 1 if decoders else 0
         reframer = <Reframer>self.reframers[f] if self.reframers[f] is not None else None
-        if plan.stage_count == FOS_MAX_STAGES or (resizes is None and (reframer is None or not self._reframed(f))):
+        if plan.stage_count == FOS_MAX_STAGES or (resizes is None and reframer is None):
             self.reframers[f] = None
         elif resizes is None:                 # heads that have left promise a framing which their bodies still need
             reframer.retiring = True
@@ -466,18 +466,6 @@ cdef class BaseEngine:
             self.core.c.packet_units = 1
         self.flow_decoders[f] = decoders
         return 0
-
-    def _reframed(self, uint32_t f):
-        """Say whether messages of one of a flow's connections are reframed."""
-        cdef fos_lane *lane = self.core.c.all_lanes
-        cdef uint32_t k
-        while lane != NULL:
-            if self.core.c.table.conns[lane.index].flow == f:
-                for k in range(lane.stage_count):
-                    if lane.way[0].stages[k].serial == REFRAMER:
-                        return True
-            lane = lane.all_next
-        return False
 
     def _add_decoder(self, decoders, protocol):
         decoder = self.decoder_classes[protocol]

@@ -902,7 +902,7 @@ cdef int forget(Core core, list serving, uint32_t index) except -1:
                 upto = st.unit
         for k in range(<int>lane.stage_count):
             least = min(least, lane.way[dir].stages[k].at.off)
-            if lane.way[dir].stages[k].serial == REFRAMER:
+            if lane.way[dir].stages[k].serial == REFRAMER and not lane.way[dir].stages[k].flags & FOS_STAGE_GONE:
                 least_up = min(least_up, lane.way[dir].stages[k].unit)
         while upto > s.head_index:            # what lies at or behind the least place stays
             u = fos_stream_unit(s, upto - 1)

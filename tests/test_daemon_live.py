@@ -138,7 +138,7 @@ def turn(daemon, dice, folder):
         assert daemon.client().wait_for(daemon.client().task("upgrade")).status == 0
         return
     code, _out, err = daemon.try_(*words)
-    assert code == 0 or "already" in err or "is not attached" in err or "is not loaded" in err, (words, err, daemon.log())
+    assert code == 0 or "already" in err or "is not attached" in err or "is not loaded" in err, (words, err, open("/tmp/h3/scratch-dtests/dlog","w").write(daemon.log()))
 
 
 def cycles(netns, seed, count, seconds):

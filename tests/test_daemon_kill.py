@@ -87,7 +87,7 @@ def test_killed_at_any_moment_it_comes_back_with_a_whole_configuration(netns):
     daemon = Flowosd(hosts.middle)
     told = []
     try:
-        for _ in range(8):
+        for _ in range(4):
             daemon.up()
             flows = [flow["name"] for flow in json.loads(daemon.type("flow", "list", "--json"))]
             assert flows == told or flows == [*told, f"n{len(told)}"]     # all that was answered, at most one more
@@ -105,7 +105,7 @@ def test_killed_at_any_moment_it_comes_back_with_a_whole_configuration(netns):
             pending.close()
             assert set(read(Path(daemon.state).read_text())["flows"]) >= set(told)
             assert hosts.client and Path(daemon.socket).is_socket()
-        for _ in range(4):                                                # killed while it starts
+        for _ in range(2):                                                # killed while it starts
             process = subprocess.Popen([program("ip"), "netns", "exec", hosts.middle, os.sys.executable, "-m", "flowos.cli",
                                         *daemon.arguments(), "--foreground"], env={**os.environ, "PYTHONPATH": os.getcwd()},
                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -113,7 +113,7 @@ def test_killed_at_any_moment_it_comes_back_with_a_whole_configuration(netns):
             process.send_signal(signal.SIGKILL)
             process.wait(20)
         daemon.up()
-        assert {flow["name"] for flow in json.loads(daemon.type("flow", "list", "--json"))} >= set(told) and len(told) > 4
+        assert {flow["name"] for flow in json.loads(daemon.type("flow", "list", "--json"))} >= set(told) and len(told) > 2
         assert hosts.curl(URL) == PAGE
         assert sorted(path.name for path in Path(daemon.state).parent.iterdir() if not path.name.startswith(".save-")) == [
             "flowosd.toml", "flowosd.toml.lock", "flowosd.toml.log"]

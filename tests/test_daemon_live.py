@@ -114,7 +114,7 @@ class Transfers:
 def turn(daemon, dice, folder):
     """Change something at random, as it is typed; what is refused for what is there already is tried in vain."""
     flow = dice.choice(["web", "six"])
-    what = dice.choice(["attach", "detach", "set", "reload", "apply", "own", "mod", "upgrade"])
+    what = dice.choice(["attach", "detach", "set", "reload", "apply", "own", "upgrade"])
     if what == "attach":
         words = ["attach", "http_strip", flow, "pattern=SECRET"]
     elif what == "own":
@@ -125,8 +125,6 @@ def turn(daemon, dice, folder):
         words = ["set", f"{flow}/http_strip.pattern", dice.choice(["SECRET", "nowhere"])]
     elif what == "reload":
         words = ["reload", "http_strip"]
-    elif what == "mod":
-        words = ["flow", "mod", flow, "--priority", dice.randrange(10)]
     elif what == "apply":
         stages = [name for name in ("http_strip", "byte_count") if dice.randrange(2)]
         (folder / "wanted.toml").write_text("".join(
@@ -138,7 +136,7 @@ def turn(daemon, dice, folder):
         assert daemon.client().wait_for(daemon.client().task("upgrade")).status == 0
         return
     code, _out, err = daemon.try_(*words)
-    assert code == 0 or "already" in err or "is not attached" in err or "is not loaded" in err, (words, err, open("/tmp/h3/scratch-dtests/dlog","w").write(daemon.log()))
+    assert code == 0 or "already" in err or "is not attached" in err or "is not loaded" in err, (words, err, daemon.log())
 
 
 def cycles(netns, seed, count, seconds):

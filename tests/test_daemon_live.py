@@ -1,13 +1,16 @@
 """The daemon as an operator meets it: typed commands, real hosts on both sides, traffic that runs on."""
+import http.client
 import json
 import random
 import re
+import socket
 import threading
 import time
 
 import pytest
 
 from daemons import PAGE, SERVER, STRIPPED, between, digest, fetch, text_of
+from namespaces import inside
 
 pytestmark = pytest.mark.live
 URL = f"http://{SERVER[0]}/", f"http://[{SERVER[1]}]/"
@@ -180,6 +183,72 @@ def balanced(books):
 
 
 def test_every_byte_is_right_whatever_changes_meanwhile(netns):
-    transfers, books, _memory = cycles(netns, 1, 60, 6)
+    transfers, books, _memory = cycles(netns, 1, 50, 5)
     assert transfers.done > 30 and 0 < transfers.edited < transfers.done
     balanced(books)
+
+
+@pytest.mark.soak
+def test_a_thousand_changes_in_ten_minutes(netns):
+    transfers, books, memory = cycles(netns, time.time_ns(), 1000, 600)
+    assert transfers.done > 1000 and 0 < transfers.edited < transfers.done
+    balanced(books)
+    half = memory[len(memory) // 2:]                      # once everything was loaded and every pool has its size
+    assert max(half) - min(half) < 8 << 20, memory
+
+
+def message(body, chunked):
+    """Give a response, its body in chunks or of a length."""
+    if not chunked:
+        return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    pieces = [body[at:at + 700] for at in range(0, len(body), 700)]
+    return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in [*pieces, b""])
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_modules_come_and_go_in_the_middle_of_a_message(netns, chunked):
+    request, body = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", text_of(1, 3000)
+    answer = message(body, chunked)
+    head = answer.index(b"\r\n\r\n") + 4
+
+    def received(sock, count):
+        data = b""
+        while len(data) < count:
+            piece = sock.recv(65536)
+            assert piece
+            data += piece
+
+    def fetched(sock):
+        response = http.client.HTTPResponse(sock, method="GET")
+        response.begin()
+        return response.read()
+
+    with between(netns) as (hosts, daemon):
+        daemon.type("flow", "add", "raw=tcp,tp_dst=81")
+        with inside(hosts.server):
+            listener = socket.create_server((SERVER[0], 81))
+        change = {False: ["attach", "http_strip", "raw", "pattern=SECRET"], True: ["detach", "http_strip", "raw"]}
+        there, begun = False, False
+        for cut in (0, head - 1, head, head + 3, head + 704, head + 1500, len(answer) - 1, len(answer)):
+            for reader in (False, True):
+                if reader != begun:           # a module that only reads is there before the editor, or none is
+                    daemon.type(*(["attach", "http_log", "raw", "--order", "9"] if reader else ["detach", "http_log", "raw"]))
+                    begun = reader
+                for _ in range(2):            # the editor comes, or goes
+                    with inside(hosts.client):
+                        client = socket.create_connection((SERVER[0], 81), timeout=10)
+                    server, _address = listener.accept()
+                    with client, server:
+                        for part in "before", "under way", "after":
+                            client.sendall(request)
+                            received(server, len(request))
+                            at = cut if part == "under way" else len(answer)
+                            server.sendall(answer[:at])
+                            if part == "under way":
+                                daemon.type(*change[there])
+                                there = not there
+                            server.sendall(answer[at:])
+                            got = fetched(client)
+                            assert digest(got) == digest(body), (cut - head, reader, there, part)
+                            assert part == "under way" or (got != body) == there, (cut - head, reader, there, part)
+        listener.close()

@@ -206,6 +206,19 @@ class Flowosd:
 
 
 @contextlib.contextmanager
+def spaces():
+    """Give what makes namespaces, as the fixture `netns` does, for fixtures that outlast a test."""
+    with contextlib.ExitStack() as stack:
+        def make():
+            name = f"flowos-test-{os.getpid()}-m{random.getrandbits(32):x}"
+            stack.callback(subprocess.run, [program("ip"), "netns", "del", name], capture_output=True, timeout=30, check=False)
+            ip("netns", "add", name)
+            ip("-n", name, "link", "set", "lo", "up")
+            return name
+        yield make
+
+
+@contextlib.contextmanager
 def between(netns, *words, **settings):
     """Give (hosts, daemon) with the daemon up."""
     hosts = Hosts(netns)

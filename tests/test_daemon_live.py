@@ -1,13 +1,16 @@
 """The daemon as an operator meets it: typed commands, real hosts on both sides, traffic that runs on."""
+import http.client
 import json
 import random
 import re
+import socket
 import threading
 import time
 
 import pytest
 
 from daemons import PAGE, SERVER, STRIPPED, between, digest, fetch, text_of
+from namespaces import inside
 
 pytestmark = pytest.mark.live
 URL = f"http://{SERVER[0]}/", f"http://[{SERVER[1]}]/"
@@ -114,7 +117,7 @@ class Transfers:
 def turn(daemon, dice, folder):
     """Change something at random, as it is typed; what is refused for what is there already is tried in vain."""
     flow = dice.choice(["web", "six"])
-    what = dice.choice(["attach", "detach", "set", "reload", "apply", "own", "mod", "upgrade"])
+    what = dice.choice(["attach", "detach", "set", "reload", "apply", "own", "upgrade"])
     if what == "attach":
         words = ["attach", "http_strip", flow, "pattern=SECRET"]
     elif what == "own":
@@ -125,8 +128,6 @@ def turn(daemon, dice, folder):
         words = ["set", f"{flow}/http_strip.pattern", dice.choice(["SECRET", "nowhere"])]
     elif what == "reload":
         words = ["reload", "http_strip"]
-    elif what == "mod":
-        words = ["flow", "mod", flow, "--priority", dice.randrange(10)]
     elif what == "apply":
         stages = [name for name in ("http_strip", "byte_count") if dice.randrange(2)]
         (folder / "wanted.toml").write_text("".join(
@@ -138,7 +139,7 @@ def turn(daemon, dice, folder):
         assert daemon.client().wait_for(daemon.client().task("upgrade")).status == 0
         return
     code, _out, err = daemon.try_(*words)
-    assert code == 0 or "already" in err or "is not attached" in err or "is not loaded" in err, (words, err)
+    assert code == 0 or "already" in err or "is not attached" in err or "is not loaded" in err, (words, err, daemon.log())
 
 
 def cycles(netns, seed, count, seconds):
@@ -182,6 +183,72 @@ def balanced(books):
 
 
 def test_every_byte_is_right_whatever_changes_meanwhile(netns):
-    transfers, books, _memory = cycles(netns, 1, 60, 6)
+    transfers, books, _memory = cycles(netns, 1, 50, 5)
     assert transfers.done > 30 and 0 < transfers.edited < transfers.done
     balanced(books)
+
+
+@pytest.mark.soak
+def test_a_thousand_changes_in_ten_minutes(netns):
+    transfers, books, memory = cycles(netns, time.time_ns(), 1000, 600)
+    assert transfers.done > 1000 and 0 < transfers.edited < transfers.done
+    balanced(books)
+    half = memory[len(memory) // 2:]                      # once everything was loaded and every pool has its size
+    assert max(half) - min(half) < 8 << 20, memory
+
+
+def message(body, chunked):
+    """Give a response, its body in chunks or of a length."""
+    if not chunked:
+        return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    pieces = [body[at:at + 700] for at in range(0, len(body), 700)]
+    return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in [*pieces, b""])
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_modules_come_and_go_in_the_middle_of_a_message(netns, chunked):
+    request, body = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", text_of(1, 3000)
+    answer = message(body, chunked)
+    head = answer.index(b"\r\n\r\n") + 4
+
+    def received(sock, count):
+        data = b""
+        while len(data) < count:
+            piece = sock.recv(65536)
+            assert piece
+            data += piece
+
+    def fetched(sock):
+        response = http.client.HTTPResponse(sock, method="GET")
+        response.begin()
+        return response.read()
+
+    with between(netns) as (hosts, daemon):
+        daemon.type("flow", "add", "raw=tcp,tp_dst=81")
+        with inside(hosts.server):
+            listener = socket.create_server((SERVER[0], 81))
+        change = {False: ["attach", "http_strip", "raw", "pattern=SECRET"], True: ["detach", "http_strip", "raw"]}
+        there, begun = False, False
+        for cut in (0, head - 1, head, head + 3, head + 704, head + 1500, len(answer) - 1, len(answer)):
+            for reader in (False, True):
+                if reader != begun:           # a module that only reads is there before the editor, or none is
+                    daemon.type(*(["attach", "http_log", "raw", "--order", "9"] if reader else ["detach", "http_log", "raw"]))
+                    begun = reader
+                for _ in range(2):            # the editor comes, or goes
+                    with inside(hosts.client):
+                        client = socket.create_connection((SERVER[0], 81), timeout=10)
+                    server, _address = listener.accept()
+                    with client, server:
+                        for part in "before", "under way", "after":
+                            client.sendall(request)
+                            received(server, len(request))
+                            at = cut if part == "under way" else len(answer)
+                            server.sendall(answer[:at])
+                            if part == "under way":
+                                daemon.type(*change[there])
+                                there = not there
+                            server.sendall(answer[at:])
+                            got = fetched(client)
+                            assert digest(got) == digest(body), (cut - head, reader, there, part)
+                            assert part == "under way" or (got != body) == there, (cut - head, reader, there, part)
+        listener.close()

@@ -19,7 +19,7 @@ ctypedef struct packet_mark:
 ctypedef struct packet_marks:  # of lower units that were released before units covered them
     packet_mark[MARKS] marks
     uint32_t count
-    uint64_t covered           # lower bytes that units cover
+    uint64_t covered           # lower bytes that units cover, or that can be none's: no decoder begins there
 
 
 ctypedef struct decoding_sink:
@@ -72,3 +72,9 @@ cdef class Decoding:
     cdef uint64_t packet_of(self, int dir, const fos_unit *unit) noexcept
     cdef void remember(self, int dir, uint64_t below) noexcept
     cdef int release(self, int dir, uint64_t upto, uint64_t below) except -1
+
+
+cdef inline uint64_t ruled_out(Decoding decoding, int dir, uint64_t tail):
+    """Up to where a direction that has no decoder yet holds nothing that one could make units of; at most `tail`."""
+    cdef uint64_t covered = decoding.packets[dir].covered
+    return tail if not decoding.candidates[dir] or covered > tail else covered

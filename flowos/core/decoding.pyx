@@ -168,17 +168,24 @@ cdef class Decoding:
         cdef fos_conn *c = &self.core.c.table.conns[self.index]
         cdef int direction = dir ^ (c.flags & FOS_CONN_A_IS_HIGH)
         cdef int b_is_high = not (c.flags & FOS_CONN_A_IS_HIGH)
-        cdef bint midstream = c.key.proto == 6 and not fos_half_of(self.core.c, self.index, dir).flags & FOS_HALF_FROM_SYN
+        if not self.tries[dir] and not self.packets[dir].covered:
+            self.packets[dir].covered = u.off     # what went by before anybody listened
+        cdef bint midstream = c.key.proto == 6 and (
+            self.packets[dir].covered or not fos_half_of(self.core.c, self.index, dir).flags & FOS_HALF_FROM_SYN)
         port = c.key.ports & 0xffff if b_is_high else c.key.ports >> 16
         first = b"".join([entry[2] for entry in self.pending if entry[0] == dir])
         self.tries[dir] += 1
-        left = []
+        left, may_be = [], b""                # what may be a beginning: all that was kept, this piece, or nothing
         for decoder in self.candidates[dir]:
             answer = self._ask(decoder, first, direction, port)
-            if not answer and midstream and len(data) < len(first):
+            if answer is None:
+                may_be = first
+            elif not answer and midstream and len(data) < len(first):
                 answer = self._ask(decoder, data, direction, port)
                 if answer:                    # begins with this piece: what lies before is not its own
                     self.pending = [entry for entry in self.pending if entry[0] != dir or entry[2] is data]
+                elif answer is None:
+                    may_be = may_be or data
             if answer:
                 return self._accept(decoder)
             if answer is None or (midstream and self.tries[dir] < MIDSTREAM_TRIES):
@@ -189,9 +196,13 @@ cdef class Decoding:
                 self.candidates[1 - dir] = left
             self.pending = [entry for entry in self.pending if entry[0] != dir]
             self.pending_bytes = sum([len(entry[2]) for entry in self.pending])
-        if midstream and left:                # keep only what may still be a beginning
-            self.pending = [entry for entry in self.pending if entry[0] != dir or entry[2] is data]
-            self.pending_bytes = sum([len(entry[2]) for entry in self.pending])
+        if midstream and left:                # keep only what may still be a beginning; what is none need not wait
+            if self.core.c.live:              # nor what may be one: both ends wait for it, and more may never come
+                may_be = b""
+            if len(may_be) < len(first):
+                self.pending = [entry for entry in self.pending if entry[0] != dir or (may_be and entry[2] is data)]
+                self.pending_bytes = sum([len(entry[2]) for entry in self.pending])
+            self.packets[dir].covered = u.off + u.len - len(may_be)
             return 0
         return self._bound()
 
@@ -368,7 +379,7 @@ cdef class Decoding:
         if self.native is not None and not self.core.c.table.conns[self.index].flags & FOS_CONN_CLOSED:
             self.remember(dir, below)
         if self.native is not None:
-            if everything:
+            if everything or upto > self.up[dir].tail_index:   # a stage that reads other units stands where it stands
                 upto = self.up[dir].tail_index
             if self.up[dir].head_index < upto:
                 fos_stream_free_to(&self.up[dir], upto, &self.core.c.chunks)

@@ -27,7 +27,7 @@ from flowos.core.core cimport *
 from flowos.core.flowtable cimport FlowTable
 from flowos.core.decoding cimport Decoding
 from flowos.core.journal cimport FlowWindow, flow_window, give_back
-from flowos.core.lane cimport FOS_MAX_OUTLETS, FOS_MAX_ROUTES, FOS_MAX_STAGES, FOS_STAGE_AWAY, FOS_STAGE_GONE, FOS_STAGE_LENT, FOS_STAGE_WOKEN, FOS_STAGE_WRITES, fos_lane, fos_outlet, fos_stage
+from flowos.core.lane cimport FOS_MAX_OUTLETS, FOS_MAX_ROUTES, FOS_MAX_STAGES, FOS_STAGE_AWAY, FOS_STAGE_LENT, FOS_STAGE_WOKEN, FOS_STAGE_WRITES, fos_lane, fos_outlet, fos_stage
 from flowos.core.lending cimport (
     commit, decoding_of, forget, lane_at, let_go, offer, pass_by, plan_stage, pooled, reads, settle, settle_gone, stage_number, untouched)
 from flowos.core.merge cimport fos_lane_free, fos_lane_idle, fos_lane_of, fos_lane_touch, fos_merge, fos_way_ahead
@@ -412,6 +412,7 @@ cdef class BaseEngine:
         """Work out what the modules of one flow want."""
         cdef fos_plan *plan = &self.core.c.plans[f]
         cdef Attachment a
+        cdef Reframer reframer
         cdef uint32_t i
         plan.units = plan.rows = plan.events = plan.packets = plan.writes = plan.stage_count = 0
         journals = 0
@@ -452,10 +453,24 @@ cdef class BaseEngine:
             for bit in decoders:
                 plan.units |= <uint32_t>bit
             plan.events |= 1 if decoders else 0
-        if plan.stage_count == FOS_MAX_STAGES or (resizes is None and not self._reframes(f)):
+        reframer = <Reframer>self.reframers[f] if self.reframers[f] is not None else None
+        if plan.stage_count == FOS_MAX_STAGES or (resizes is None and reframer is None):
             self.reframers[f] = None
+        elif resizes is None:                 # heads that have left promise a framing which their bodies still need
+            reframer.retiring = True
+            self._add_decoder(decoders, reframer.decoder)
+            for over in self.decoder_classes[reframer.decoder].over:
+                plan.units |= <uint32_t>CLASSES.get(over, 0)
+                plan.writes |= <uint32_t>CLASSES.get(over, 0)
+            plan.events = 1
+            plan.stage[plan.stage_count].serial = REFRAMER
+            plan.stage[plan.stage_count].order = 0x7fffffff
+            plan.stage[plan.stage_count].flags = FOS_STAGE_WRITES
+            plan.stage_count += 1
         else:                                 # a last stage of the system's own keeps messages valid
-            if resizes is not None and (self.reframers[f] is None or self.reframers[f].decoder != (<Attachment>resizes).decoder):
+            if reframer is not None:
+                reframer.retiring = False
+            if self.reframers[f] is None or self.reframers[f].decoder != (<Attachment>resizes).decoder:
                 self.reframers[f] = Reframer(self.core, (<Attachment>resizes).decoder, self.decoder_classes[(<Attachment>resizes).decoder].framing,
                                              (<Attachment>resizes).hold_ns, (<Attachment>resizes).hold_bytes)
             plan.stage[plan.stage_count].serial = REFRAMER
@@ -475,18 +490,6 @@ cdef class BaseEngine:
             self.core.c.packet_units = 1
         self.flow_decoders[f] = decoders
         return 0
-
-    cdef bint _reframes(self, uint32_t f) except -1:
-        """Is there a connection whose messages are being reframed?  What is begun goes on, though its module went."""
-        cdef fos_lane *lane = self.core.c.all_lanes if self.reframers[f] is not None else NULL
-        cdef uint32_t k
-        while lane != NULL:
-            if self.core.c.table.conns[lane.index].flow == f:
-                for k in range(lane.stage_count):
-                    if lane.way[0].stages[k].serial == REFRAMER and not lane.way[0].stages[k].flags & FOS_STAGE_GONE:
-                        return True
-            lane = lane.all_next
-        return False
 
     def _add_decoder(self, decoders, protocol):
         decoder = self.decoder_classes[protocol]
@@ -1345,7 +1348,7 @@ cdef class BaseEngine:
         if untouched(conn) or not plan.stage_count or plan.stage[plan.stage_count - 1].serial != REFRAMER:
             return 0
         if lane == NULL:                      # only what speaks the protocol is looked after
-            if held == NULL or (<Decoding>held).decoder is None or (<Decoding>held).name != reframer.decoder:
+            if reframer.retiring or held == NULL or (<Decoding>held).decoder is None or (<Decoding>held).name != reframer.decoder:
                 return 0
             lane = lane_at(self.core, self.serving, index, plan.stage_count - 1)
         for k in range(lane.stage_count):

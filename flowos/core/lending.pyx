@@ -14,7 +14,7 @@ from libc.string cimport memcpy
 
 from flowos.core.attachment cimport Attachment
 from flowos.core.core cimport *
-from flowos.core.decoding cimport Decoding
+from flowos.core.decoding cimport Decoding, ruled_out
 from flowos.core.lane cimport *
 from flowos.core.merge cimport fos_lane_new, fos_lane_of, fos_lane_touch
 from flowos.core.state cimport Core
@@ -698,8 +698,8 @@ cdef uint64_t cover(Core core, Attachment a, uint32_t index, int dir, fos_at lim
     decoding = decoding_of(core, index)
     if decoding is None or decoding.over or decoding.failed:
         return limit.off
-    if decoding.decoder is None:
-        return 0                              # its first bytes are still asked for what they are
+    if decoding.decoder is None:              # its first bytes are still asked for what they are
+        return ruled_out(decoding, dir, limit.off)
     if decoding.name != a.decoder:
         return limit.off
     return min(limit.off, decoding.packets[dir].covered)

@@ -18,6 +18,7 @@ cdef class Reframer:
     cdef dict pairs                    # by connection record
     cdef int64_t hold_ns
     cdef uint64_t hold_bytes
+    cdef bint retiring                 # no module resizes any more: connections that it began on are kept valid to their end
     cdef int work(self, fos_lane *lane, uint32_t k, bint force) except -1
     cdef int one_way(self, fos_lane *lane, uint32_t k, int dir, bint force) except -1
     cdef uint64_t run(self, fos_stream *up, fos_chunk **chunk, Side side, uint32_t message, int body, uint64_t end, uint64_t limit) noexcept

@@ -12,7 +12,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from flowos.core.core cimport *
-from flowos.core.decoding cimport Decoding
+from flowos.core.decoding cimport Decoding, ruled_out
 from flowos.core.lane cimport *
 from flowos.core.state cimport Core
 from flowos.core.unit cimport *
@@ -93,12 +93,19 @@ cdef class Reframer:
         if decoding is None or decoding.over or decoding.failed or (decoding.decoder is not None and decoding.name != self.decoder):
             return self.pass_on(lane, k, dir, limit)
         if decoding.decoder is None:
+            covered = limit.off if force else ruled_out(decoding, dir, limit.off)
+            if covered == limit.off or covered > st.at.off:
+                if covered < limit.off:
+                    limit.off, limit.skip = covered, 0
+                self.pass_on(lane, k, dir, limit)
             st.unit = 0                       # what there will be is wanted
-            return self.pass_on(lane, k, dir, limit) if force else 0
+            return 0
         sides = self.pairs.get(lane.index)
         if sides is None:
             sides = self.pairs[lane.index] = [Side.__new__(Side), Side.__new__(Side)]
-            (<Side>sides[0]).framing, (<Side>sides[1]).framing = self.framing.pair()
+            # Where the connection is under way a message may be, too: what it promised stands until the next begins.
+            (<Side>sides[0]).framing, (<Side>sides[1]).framing = self.framing.pair(
+                (lane.way[0].stages[k].at.off > 0, lane.way[1].stages[k].at.off > 0))
             for d in range(2):
                 (<Side>sides[d]).fed = lane.way[d].stages[k].at.off
                 (<Side>sides[d]).unit = decoding.up[d].head_index

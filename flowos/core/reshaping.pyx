@@ -53,8 +53,7 @@ cdef int reshape(Core core, list serving, fos_lane *lane) except -1:
             found = found or lane.way[0].stages[k].serial == plan.stage[i].serial
             if lane.way[0].stages[k].order <= plan.stage[i].order:
                 n = k + 1
-        # Messages are reframed from their connection's beginning, or not at all.
-        if not found and plan.stage[i].serial != REFRAMER:
+        if not found:                         # a message under way keeps the framing that its head promised
             insert_stage(core, serving, lane, n, plan, i)
     fos_lane_touch(core.c, lane)
     fos_make_ready(core.c, lane.index, &core.c.table.conns[lane.index])
@@ -156,6 +155,8 @@ cdef int insert_stage(Core core, list serving, fos_lane *lane, uint32_t k, fos_p
                     break
         if b is not None and b.lvl == LEVEL_DECODER:
             st.unit = units_end(core, b, lane.index, dir)
+        elif st.serial == REFRAMER:           # it counts the decoder's units, from the oldest held
+            st.unit = 0
         st.seen_unit = st.unit
         if first_writer and core.c.table.conns[lane.index].key.proto == 6 and core.c.table.conns[lane.index].flags & FOS_CONN_HALVES:
             way.ahead = max(way.ahead, fos_way_ahead(core.c, lane.index, dir))

@@ -54,7 +54,10 @@ def read_file(path):
 
 
 def checked(table, name="configuration"):
-    """Give a table with its defaults filled in; UsageError names the field that is wrong."""
+    """Give a table with its defaults filled in; UsageError names the field that is wrong.
+
+    A module that is attached and not listed is one that is loaded with its own defaults.
+    """
     _fields(table, {"modules": dict, "flows": dict}, name)
     made = {"modules": {}, "flows": {}}
     for title, module in table.get("modules", {}).items():
@@ -73,6 +76,7 @@ def checked(table, name="configuration"):
             made["flows"][title]["attach"].append({
                 "module": attach["module"], "order": attach.get("order", 0), "threads": attach.get("threads", "inline"),
                 "parameters": texts(attach.get("parameters", {}), f"{where}.attach[{place}]")})
+            made["modules"].setdefault(attach["module"], {"spec": attach["module"], "parameters": {}})
     return made
 
 
@@ -146,7 +150,6 @@ def changes(running, wanted):
     going, coming = [], []
     stale = {name for name, module in running["modules"].items()
              if name in wanted["modules"] and module != wanted["modules"][name]}
-    used = {attach["module"] for flow in wanted["flows"].values() for attach in flow["attach"]}
     for name, flow in running["flows"].items():
         if name not in wanted["flows"]:
             going.append(("flow_del", {"flow": name}))
@@ -156,7 +159,7 @@ def changes(running, wanted):
             if attach["module"] not in new or attach["module"] in stale or _place(attach, new[attach["module"]]):
                 going.append(("detach", {"module": attach["module"], "flow": name}))
     for name in running["modules"]:
-        if name in stale or (name not in wanted["modules"] and name not in used):
+        if name in stale or name not in wanted["modules"]:
             going.append(("unload", {"module": name}))
     for name, flow in wanted["flows"].items():
         old = running["flows"].get(name)

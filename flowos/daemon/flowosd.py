@@ -238,10 +238,17 @@ class FlowDaemon(Daemon):
         """Give matches as the engine prints them, so that two spellings of one match are no difference."""
         from flowos.core.match import Match
 
-        for flow in wanted["flows"].values():
-            flow["match"] = str(Match.parse(flow["match"]))
-        for module in wanted["modules"].values():
+        for title, flow in wanted["flows"].items():
+            try:
+                flow["match"] = str(Match.parse(flow["match"]))
+            except UsageError as error:
+                raise UsageError(f"flows.{title}.match: {error}") from None
+        for title, module in wanted["modules"].items():
             module["spec"] = self.code.resolve(module["spec"])
+            if title not in self.loaded or self.loaded[title].spec != module["spec"]:
+                cls = self.code.find(module["spec"])
+                if (cls.name or cls.__name__) != title:
+                    raise UsageError(f"modules.{title}: {module['spec']} is called {cls.name or cls.__name__!r}, and must be here, too")
         return wanted
 
     def restore(self):

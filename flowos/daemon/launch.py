@@ -41,7 +41,8 @@ sys.exit(main())
 
 def default_state():
     """Give the path of the saved configuration: $FLOWOS_STATE, else under /var/lib/flowos or the user's own state."""
-    folder = "/var/lib/flowos" if os.geteuid() == 0 else os.environ.get("XDG_STATE_HOME", os.path.expanduser("~/.local/state/flowos"))
+    home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    folder = "/var/lib/flowos" if os.geteuid() == 0 else os.path.join(home, "flowos")
     return os.environ.get("FLOWOS_STATE") or os.path.join(folder, "flowosd.toml")
 
 

@@ -65,10 +65,10 @@ class Code:
         if found := FILE_SPEC.fullmatch(spec):
             return os.path.realpath(found["path"]) + (f":{found['name']}" if found["name"] else "")
         if spec.isidentifier() and spec not in module_names():
-            for folder in self.folders[len(list(flowos.modules.__path__)):]:
+            for folder in self.folders[len(list(flowos.modules.__path__)):] if len(spec) < 200 else ():
                 if (folder / f"{spec}.py").is_file():
                     return os.path.realpath(folder / f"{spec}.py")
-            raise UsageError(f"there is no module {spec!r}; {nearest(spec, module_names())}")
+            raise UsageError(f"there is no module {spec!r:.80}; {nearest(spec[:80], module_names())}")
         return spec
 
     def path_of(self, spec):

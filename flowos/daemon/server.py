@@ -112,6 +112,7 @@ class _Threads(socketserver.ThreadingMixIn):
     """A thread per connection, within limits."""
 
     daemon_threads, block_on_close, context = True, False, None
+    request_queue_size = 4 * AT_ONCE          # a burst waits for its turn to be served or cut off
 
     def process_request(self, request, address):
         if not self.room.acquire(blocking=False):

@@ -7,6 +7,7 @@ came and what was expected, and the nearest name where one was mistyped.
 import difflib
 import inspect
 import re
+import traceback
 import types
 import typing
 from dataclasses import dataclass
@@ -100,7 +101,14 @@ def make(cls, values=()):
         if parameter.default is parameter.NEEDED and parameter.name not in arguments:
             raise UsageError(f"{title}: parameter {parameter.name!r} ({parameter.kind}) is missing: "
                              f"give {parameter.name}=…")
-    return cls(**arguments)
+    try:
+        return cls(**arguments)
+    except (UsageError, OSError):
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise UsageError(f"{title}: its __init__ raised {type(error).__name__}: {error} "
+                         f"({last.filename}:{last.lineno})") from error
 
 
 def nearest(name, known):

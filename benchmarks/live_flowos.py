@@ -1,7 +1,7 @@
 """FlowOS's side of live_ports.py: receive, send and forward with rings from Python, and an engine in line.
 
     python benchmarks/live_flowos.py rx xdp:IFACE BATCH SECONDS | tx … | forward xdp:IN xdp:OUT BATCH SECONDS
-        | engine … | module …
+        | engine … | module … | stream … | both … | strip … | busy …
 
 It says "ready" when its ports are open, and in the end one line of JSON: packets and the CPU seconds of the loop.
 """
@@ -11,7 +11,8 @@ import signal
 import sys
 import time
 
-from flowos import Engine, Module
+from flowos import Config, Engine, Module
+from flowos.modules.http_strip import HttpStrip
 from flowos.rings import register, register_pair
 
 FRAME = bytes.fromhex("02000000000202000000000188b5") + bytes(46)
@@ -71,16 +72,32 @@ class Count(Module):
         self.bytes += int(rows["length"].sum())
 
 
-def engine(left, right, end, module=None):
-    """Let an engine stand in line: classify, follow connections, merge; with a module, or without."""
-    with Engine() as engine_:
+class Streams(Module):
+    """Count the windows and the bytes of all TCP streams, put in order."""
+
+    protocol, packets, bytes = "tcp", 0, 0
+
+    def process_batch(self, windows):
+        for window in windows:
+            self.packets += 1
+            self.bytes += window.length
+
+
+# What goes with an engine in line: a list of modules, made anew.
+MODULES = {"engine": list, "module": lambda: [Count()], "stream": lambda: [Streams()], "both": lambda: [Count(), Streams()],
+           "strip": lambda: [HttpStrip(b"SECRET")], "busy": list}
+
+
+def engine(left, right, end, modules, busy=False):
+    """Let an engine stand in line: classify, follow connections, merge; with modules, or without."""
+    with Engine(Config(busy=busy)) as engine_:
         engine_.connect(left, right)
-        if module:
+        for module in modules:
             engine_.attach(module)
         signal.signal(signal.SIGALRM, lambda *_: engine_.stop())
         signal.setitimer(signal.ITIMER_REAL, max(0.01, end - time.monotonic()))
         engine_.run()
-        if module and module.packets == 0 < engine_.packets:
+        if len(modules) == 1 and getattr(modules[0], "packets", 1) == 0 < engine_.packets:
             raise RuntimeError("the module saw nothing")
         return engine_.packets
 
@@ -93,7 +110,7 @@ def main(mode, *words):
     print("ready", flush=True)
     end, cpu = time.monotonic() + float(seconds), time.process_time()
     work = {"rx": receive, "tx": send, "forward": forward}.get(mode)
-    packets = work(*ports, int(batch), end) if work else engine(*ports, end, Count() if mode == "module" else None)
+    packets = work(*ports, int(batch), end) if work else engine(*ports, end, MODULES[mode](), mode == "busy")
     print(json.dumps({"packets": packets, "cpu": time.process_time() - cpu}))
 
 

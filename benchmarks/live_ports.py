@@ -7,91 +7,44 @@
 
 The program under test runs in the middle, on one core: FlowOS's rings (live_flowos.py), an engine in line without and
 with a module, and the C program (live_floor.c), one after another in each round.  Generator and sink are the C program in every
-case, on the other core.  Packets per CPU-second of the process's own loop are compared round by round; told are the
+case, on the other core, and send what comes through (only the receiver is flooded).  Packets per CPU-second of the process's own loop are compared round by round; told are the
 medians, and between what the ratio lay.
 """
 import argparse
 import contextlib
 import json
 import os
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from live_net import OTHERS, ROOT, TESTED, build_floor, network, running
 from measure import host
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks/results/2026-11-21-live-ports.json"
 PAGE = ROOT / "docs/ports.md"
 MARKS = "<!-- live_ports.py writes this table -->", "<!-- to here -->"
-NAMES = {"rx": "receive", "tx": "send", "forward": "forward by swap", "engine": "engine in line", "module": "... and a module that counts"}
-SPACES = {where: f"flowos-bench-{where}" for where in ("one", "middle", "two")}
+NAMES = {"rx": "receive", "tx": "send", "forward": "forward by swap", "engine": "engine in line", "module": "... and a module that counts",
+         "stream": "... and a module on TCP streams"}
 BATCHES = (1, 8, 32, 64, 256)
-ENGINES = ("engine", "module")      # in line: classified and merged; and with a module that counts. Compared with C's forwarding
+ENGINES = ("engine", "module", "stream")      # in line: classified and merged; a module that counts datagrams; one on 64 TCP streams
 
 
-def ip(*words):
-    """Run an `ip` command, which must succeed."""
-    subprocess.run(["ip", *words], check=True, capture_output=True, timeout=30)
-
-
-@contextlib.contextmanager
-def network():
-    """Make the three namespaces; they go in the end."""
-    clear()
-    try:
-        for space in SPACES.values():
-            ip("netns", "add", space)
-        for left, one, right, two in (("one", "far0", "middle", "mid0"), ("middle", "mid1", "two", "far1")):
-            ip("link", "add", one, "netns", SPACES[left], "type", "veth", "peer", "name", two, "netns", SPACES[right])
-            for where, name in (left, one), (right, two):
-                inside(where, "sysctl", "-qw", f"net.ipv6.conf.{name}.disable_ipv6=1")
-                ip("-n", SPACES[where], "link", "set", name, "up")
-        yield
-    finally:
-        clear()
-
-
-def clear():
-    """Remove what an earlier run may have left."""
-    for space in SPACES.values():
-        subprocess.run(["ip", "netns", "del", space], capture_output=True, timeout=30, check=False)
-
-
-def inside(where, *words):
-    """Run a command in a namespace."""
-    subprocess.run(["ip", "netns", "exec", SPACES[where], *words], check=True, capture_output=True, timeout=30)
-
-
-@contextlib.contextmanager
-def running(where, core, *words):
-    """Run a program in a namespace on one core, ready when this is entered; interrupted in the end."""
-    command = ["ip", "netns", "exec", SPACES[where], "taskset", "-c", str(core), *map(str, words)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
-        try:
-            if process.stdout.readline() != "ready\n":
-                raise RuntimeError(f"{' '.join(map(str, words))}: did not start")
-            yield process
-        finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(30)
-
-
-def measure(floor, who, mode, batch, seconds):
-    """Run one mode of one program with the traffic it needs; gives {"packets", "cpu"}."""
+def measure(floor, who, mode, batch, seconds, traffic="tx"):
+    """Run one mode of one program with the traffic it needs, as much as passes; gives {"packets", "cpu"}."""
     ends = ["mid0", "mid1"] if mode in ("forward", *ENGINES) else ["mid1"] if mode == "tx" else ["mid0"]
     program = [floor, mode, *ends] if who == "c" else [
         sys.executable, ROOT / "benchmarks/live_flowos.py", mode, *(f"xdp:{end}" for end in ends)]
+    tally = Path(floor).with_name("tally")
+    tally.write_bytes(bytes(8))
     with contextlib.ExitStack() as stack:
         if mode != "rx":
-            stack.enter_context(running("two", 0, floor, "rx", "far1", 64, 60))
-        tested = stack.enter_context(running("middle", 1, *program, batch, seconds))
+            stack.enter_context(running("two", OTHERS, floor, "rx", "far1", 64, 60, tally))
+        tested = stack.enter_context(running("middle", TESTED, *program, batch, seconds))
         if mode != "tx":
-            stack.enter_context(running("one", 0, floor, "tx", "far0", 32, seconds + 5))
+            stack.enter_context(running("one", OTHERS, floor, traffic, "far0", 32, seconds + 5, *[tally] * (mode != "rx")))
         return json.loads(tested.stdout.readline())
 
 
@@ -119,27 +72,28 @@ def main():
         report()
         return
     rounds, seconds = (1, 0.3) if arguments.quick else (arguments.rounds, arguments.seconds)
-    figures = {}
+    figures, load = {}, [os.getloadavg()[0]]
     with tempfile.TemporaryDirectory() as folder, network():
-        floor = Path(folder) / "live_floor"
-        subprocess.run(["gcc", "-O2", "-o", floor, ROOT / "benchmarks/live_floor.c"], check=True, timeout=60)
+        floor = build_floor(folder)
         cases = [(mode, batch) for mode in ("rx", "tx", "forward") for batch in BATCHES] + [(mode, 256) for mode in ENGINES]
         for _round in range(rounds):
             for mode, batch in cases:
-                for who in ("flowos", "c") if mode not in ENGINES else ("flowos",):
-                    done = measure(floor, who, mode, batch, seconds)
+                for who in ("flowos", "c"):
+                    done = measure(floor, who, "forward" if who == "c" and mode in ENGINES else mode, batch, seconds,
+                                   "stream" if mode == "stream" else "tx")
                     figures.setdefault(f"{mode} {batch} {who}", []).append(done["packets"] / max(done["cpu"], 1e-6))
                     time.sleep(0.05)
+    load.append(os.getloadavg()[0])
     told = {}
     for mode, batch in cases:
-        ours, theirs = figures[f"{mode} {batch} flowos"], figures[f"{'forward' if mode in ENGINES else mode} {batch} c"]
+        ours, theirs = figures[f"{mode} {batch} flowos"], figures[f"{mode} {batch} c"]
         ratios = [one / other for one, other in zip(ours, theirs)]        # neighbours in time
         told[f"{mode} {batch}"] = {"flowos": round(statistics.median(ours)), "c": round(statistics.median(theirs)),
                                    "ratio": round(statistics.median(ratios), 2), "least": round(min(ratios), 2), "most": round(max(ratios), 2)}
         print("{:<8} batch {:>3}: {flowos:>9,} packets per CPU-second, C {c:>9,}, ratio {ratio:.2f} ({least:.2f} to {most:.2f})".format(
             mode, batch, **told[f"{mode} {batch}"]))
     if not arguments.quick:
-        RESULT.write_text(json.dumps({"date": "2026-11-21", "host": host(), "rounds": rounds, "seconds": seconds, "figures": told,
+        RESULT.write_text(json.dumps({"date": "2026-11-21", "host": host(), "load": load, "rounds": rounds, "seconds": seconds, "figures": told,
                                       "all": {name: [round(value) for value in values] for name, values in figures.items()}}, indent=1) + "\n")
 
 

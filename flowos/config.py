@@ -52,7 +52,7 @@ class Config:
 
     overload: str = "drop"                  # connected ports, no room on a way out: drop what comes, or take nothing in
     busy: bool = False                      # connected ports: ask again and again instead of sleeping until something comes
-    keep_bytes: int = 1 << 20               # in line, per direction of an edited connection: held, queued, not acknowledged
+    keep_bytes: int = 2 << 20               # in line, per direction of an edited connection: held, queued, not acknowledged
 
     defrag_datagrams: int = 8192            # under defragmentation at once
     defrag_pieces: int = 8192               # fragments that may arrive for one datagram: 65,535 bytes in pieces of 8

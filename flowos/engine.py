@@ -298,10 +298,7 @@ class Engine(BaseEngine):
         self._own_thread("attach()")
         if flow is not None:
             flow = self._flow_of(flow)
-        if isinstance(module, type) or not all(hasattr(module, name) for name in _NEEDED):
-            raise UsageError(f"{module!r} cannot be attached: expected an instance of a flowos.Module")
-        if module.mode not in (RDONLY, RDWR):
-            raise UsageError(f"{type(module).__name__}: mode {module.mode!r}, expected {RDONLY!r} or {RDWR!r}")
+        self._attachable(module)
         if module.protocol not in _LEVELS or self.config.detect:
             self._load_decoders(module.protocol)
         name = module.protocol.partition(".")[0]
@@ -344,8 +341,7 @@ class Engine(BaseEngine):
         not called any more, but for `stop`.
         """
         self._own_thread("detach()")
-        if attachment not in self._modules:
-            raise UsageError(f"{attachment!r} is not attached to this engine")
+        self._attached(attachment)
         self._modules.remove(attachment)
         try:
             self._detach(attachment)
@@ -360,23 +356,39 @@ class Engine(BaseEngine):
         """
         from flowos.state import KINDS, carry
 
-        if attachment not in self._modules:
-            raise UsageError(f"{attachment!r} is not attached to this engine")
+        self._idle("reload()")
+        self._attached(attachment)
+        self._attachable(module)
         old = attachment.module
+        if module is old:
+            raise UsageError(f"reload: {attachment.name} is at work there already: it takes another instance")
         for what in ("protocol", "mode", "scope", "resizes"):
-            if getattr(module, what, None) != getattr(old, what):
-                raise UsageError(f"reload: {what} was {getattr(old, what)!r} and is {getattr(module, what, None)!r}: detach the one, attach the other")
-        self._deliver("reload()")
+            if getattr(module, what, None) != getattr(old, what, None):
+                raise UsageError(f"reload: {what} was {getattr(old, what, None)!r} and is {getattr(module, what, None)!r}: detach the one, attach the other")
+        self._border(attachment, "reload()")
+        self._attached(attachment)            # what it was just given may have been its last
         migrate, states = getattr(module, "migrate_state", None), attachment._states()
         for kind in KINDS:
             try:
                 states[kind] = [(key, carry(kind, state, getattr(module, kind, None) or dict, migrate)) for key, state in states[kind]]
             except Exception as error:
                 raise UsageError(f"reload: the {kind} of {attachment.name} cannot be carried over: {error}") from error
-        module._sink = old._sink
-        module.start(next((flow for flow in self.flows if flow.number == attachment.flow), None))
-        self._reload(attachment, module, states)
+        module._sink = getattr(old, "_sink", None)
+        self._reload(attachment, module, next((flow for flow in self.flows if flow.number == attachment.flow), None), states)
+        if not any(a.module is old for a in self._modules):
+            self._loaded = {name: module if loaded is old else loaded for name, loaded in self._loaded.items()}
         old.stop()
+
+    def _attached(self, attachment):
+        if attachment not in self._modules:
+            raise UsageError(f"{attachment!r} is not attached to this engine")
+
+    @staticmethod
+    def _attachable(module):
+        if isinstance(module, type) or not all(hasattr(module, name) for name in _NEEDED):
+            raise UsageError(f"{module!r} cannot be attached: expected an instance of a flowos.Module")
+        if module.mode not in (RDONLY, RDWR):
+            raise UsageError(f"{type(module).__name__}: mode {module.mode!r}, expected {RDONLY!r} or {RDWR!r}")
 
     def saved_state(self, attachment):
         """Give what the system keeps for a module as plain data: dicts, lists, texts, bytes, numbers.
@@ -385,7 +397,7 @@ class Engine(BaseEngine):
         """
         from flowos.state import plain
 
-        self._deliver("saved_state()")
+        self._border(attachment, "saved_state()")
         numbers = {connection.slot: connection.id for connection in self.connections()}
         states = attachment._states()
         return {"module": attachment.name, "version": attachment.module.state_version,

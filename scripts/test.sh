@@ -2,26 +2,32 @@
 # Everything that `make test` checks: the tests on the release build, then short rounds of
 # them under AddressSanitizer with UBSan and under ThreadSanitizer, then each fuzz harness.
 #
-# All rounds run whatever came of the others.  The checked trees compile while the first round
-# runs, on the core that it leaves idle.  The last line is the sum: N passed, N failed, N skipped.
+# The checked trees compile and run, quietly, while the first round runs, on the core that it leaves idle; what they said
+# is shown behind it.  All rounds run whatever came of the others.  The last line is the sum: N passed, N failed, N skipped.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 . scripts/lib.sh
 # What a sanitizer can add nothing to stays out.
 CHECKED=(-q -m 'not slow and not live and not soak'
          --ignore tests/test_docs.py --ignore tests/test_layers.py --ignore tests/test_packaging.py)
-LIMIT=${ROUND_SECONDS:-1200}         # a round that hangs ends as if by Ctrl-C, so that it tells where
+LIMIT=${ROUND_SECONDS:-1500}         # a round that hangs ends as if by Ctrl-C, so that it tells where
 names=() results=() times=() passed=0 failed=0 skipped=0
 
 count() { grep -oE "[0-9]+ $2" <<<"$1" | tail -n 1 | grep -oE '[0-9]+' || echo 0; }
 
-# round NAME COMMAND...: run it, show its output, and read the counts off its closing line.
-round() {
-    local name=$1 log=$LOGS/round-$1.log start=$SECONDS status closing word failures
+# attempt NAME COMMAND...: run it; what it says goes to its log, its status and seconds to a file beside that.
+attempt() {
+    local name=$1 log=$LOGS/round-$1.log start=$SECONDS
     shift
-    printf '\n── %s\n' "$name"
-    timeout -s INT -k 60 "$LIMIT" "$@" 2>&1 </dev/null | tee "$log"
-    status=${PIPESTATUS[0]}
+    rm -f "$log.status"
+    timeout -s INT -k 60 "$LIMIT" "$@" >"$log" 2>&1 </dev/null
+    say "$? $((SECONDS - start))" >"$log.status"
+}
+
+# account NAME: read the status and the counts off a round's log.
+account() {
+    local name=$1 log=$LOGS/round-$1.log status seconds closing word failures
+    read -r status seconds <"$log.status"
     closing=$(grep -E '[0-9]+ (passed|failed|skipped|error)' "$log" | tail -n 1 | tr -d = | xargs)
     failures=$(($(count "$closing" failed) + $(count "$closing" error)))
     word=ok
@@ -34,19 +40,37 @@ round() {
     passed=$((passed + $(count "$closing" passed)))
     failed=$((failed + failures))
     skipped=$((skipped + $(count "$closing" skipped)))
-    names+=("$name") results+=("$word $closing") times+=("$((SECONDS - start)) s")
+    names+=("$name") results+=("$word $closing") times+=("$seconds s")
 }
 
-(nice scripts/sanitize.sh build asan; nice scripts/sanitize.sh build tsan) >"$LOGS/checked-builds.log" 2>&1 &
-builds=$!
-trap 'kill "$builds" 2>/dev/null' EXIT
+# follow NAME PID: show a round's log while it runs and when it has ended, and account for it.
+follow() {
+    printf '\n── %s\n' "$1"
+    touch "$LOGS/round-$1.log"
+    tail -n +1 -s 0.2 -f --pid="$2" "$LOGS/round-$1.log" 2>/dev/null
+    wait "$2"
+    account "$1"
+}
 
-round release .venv/bin/pytest -m 'not soak'
-wait "$builds"
+checked() {
+    nice scripts/sanitize.sh build asan >"$LOGS/checked-builds.log" 2>&1
+    nice scripts/sanitize.sh build tsan >>"$LOGS/checked-builds.log" 2>&1
+    attempt asan nice scripts/sanitize.sh test asan "${CHECKED[@]}"
+}
+
+rm -f "$LOGS"/round-*
+attempt release .venv/bin/pytest -m 'not soak' &
+release=$!
+checked &
+checked=$!
+trap 'kill "$release" "$checked" 2>/dev/null' EXIT
+follow release "$release"
+follow asan "$checked"
+attempt tsan scripts/sanitize.sh test tsan -q -m threads &
+follow tsan $!
+attempt fuzz env FUZZ_SECONDS="${FUZZ_SECONDS:-10}" scripts/fuzz.sh &
+follow fuzz $!
 trap - EXIT
-round asan scripts/sanitize.sh test asan "${CHECKED[@]}"
-round tsan scripts/sanitize.sh test tsan -q -m threads
-round fuzz env FUZZ_SECONDS="${FUZZ_SECONDS:-10}" scripts/fuzz.sh
 
 printf '\n── summary (%s s)\n' "$SECONDS"
 for i in "${!names[@]}"; do

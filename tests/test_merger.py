@@ -313,6 +313,30 @@ def test_payload_in_fragments(tmp_path):
     assert collections.Counter(out) == collections.Counter((ts, frame) for ts, frame, *_ in packets)
 
 
+class Slow(flowos.Module):
+    """Reads, and holds half of what it is lent each time."""
+
+    protocol = "tcp"
+
+    def process(self, window):
+        window.release(upto=window.head + window.length // 2)
+
+
+@pytest.mark.parametrize("threads", ["inline", "own"])
+def test_what_a_reader_holds_leaves_as_it_came(tmp_path, threads):
+    """Bytes repeated under a FIN that came early, and a FIN behind bytes that are held: packets and fragments stay whole."""
+    talk = Talk().open().b(7, b"!", ack=0, flags="F").b(0, b"1234567!", ack=0).a(0, b"hello", ack=9, flags="F").b(9, ack=6)
+    packets = records(talk)
+    packets = packets[:3] + in_fragments(packets[3:], 24)
+    source, target = save(tmp_path, packets), tmp_path / "out.pcap"
+    with flowos.Engine(flowos.Config.offline(batch=1, deliver_units=1)) as engine:
+        engine.add_port(source)
+        engine.add_output(target)
+        engine.attach(Slow(), threads=threads)
+        engine.run()
+    assert collections.Counter(frame for _, frame in read_packets(target)) == collections.Counter(frame for _, frame, *_ in packets)
+
+
 def test_datagrams_keep_their_borders(tmp_path):
     class Twice(flowos.Module):
         protocol, mode = "udp", flowos.RDWR

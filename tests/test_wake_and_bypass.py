@@ -5,6 +5,7 @@ import flowos
 from flowos.packets import Conversation, ethernet, save, udp
 from flowos.testing import read_packets
 
+WHERE = ["inline", pytest.param("own", marks=pytest.mark.threads)]
 START, SECOND = 1_700_000_000 * 10**9, 10**9
 
 
@@ -51,7 +52,7 @@ def run(path, module, out=None, threads="inline", **config):
         return {**engine.statistics(), **attachment.counters}
 
 
-@pytest.mark.parametrize("threads", ["inline", "own"])
+@pytest.mark.parametrize("threads", WHERE)
 def test_a_module_is_woken_at_the_time_it_asked_for(tmp_path, threads):
     """The capture is silent meanwhile, and its next packet is another connection's."""
     def do(module, window):
@@ -66,7 +67,7 @@ def test_a_module_is_woken_at_the_time_it_asked_for(tmp_path, threads):
     assert [ts for ts, frame in read_packets(tmp_path / "out.pcap") if frame.endswith(b"held")] == [START + 3_501_000_000]
 
 
-@pytest.mark.parametrize("threads", ["inline", "own"])
+@pytest.mark.parametrize("threads", WHERE)
 @pytest.mark.parametrize("ask, sizes", [({"bytes": 10}, [4, 12]), ({"bytes": 10**9}, [4, 16]), ({"units": 2}, [4, 8]),
                                         ({"bytes": 10**9, "after": 0.5}, [4, 8])])
 def test_a_module_sleeps_although_data_come(tmp_path, threads, ask, sizes):
@@ -106,7 +107,7 @@ def test_wake_says_what_is_wrong(tmp_path):
     assert module.seen
 
 
-@pytest.mark.parametrize("threads", ["inline", "own"])
+@pytest.mark.parametrize("threads", WHERE)
 @pytest.mark.parametrize("protocol, mode", [("tcp", flowos.RDONLY), ("tcp", flowos.RDWR), ("http", flowos.RDONLY), ("ip", flowos.RDONLY)])
 def test_a_bypassed_connection_is_only_forwarded(tmp_path, protocol, mode, threads):
     """No unit of it is made any more, its packets leave as they came, and its end is told."""
@@ -120,7 +121,7 @@ def test_a_bypassed_connection_is_only_forwarded(tmp_path, protocol, mode, threa
         assert statistics["windows"] < 10 and statistics["merged_unchanged"] == statistics["packets"]
 
 
-@pytest.mark.parametrize("threads", ["inline", "own"])
+@pytest.mark.parametrize("threads", WHERE)
 def test_what_was_edited_before_stays_edited(tmp_path, threads):
     def do(_module, window):
         if window.direction == 0 and window.length:

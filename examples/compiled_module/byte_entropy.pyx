@@ -1,6 +1,6 @@
 """A compiled module in a package of its own: the entropy of each direction's bytes, counted without the GIL.
 
-    pip install --no-build-isolation .      # against the FlowOS that is here; Cython and setuptools are, too
+    pip install --no-build-isolation ./examples/compiled_module     # with the FlowOS, Cython and setuptools that are here
     flowos run x.pcap --attach byte_entropy --emit -
 
 It is a `flowos.Module` like any other, but its window is typed: `Window.pieces` gives the pointers, and
@@ -21,53 +21,50 @@ cdef void count(const fos_seg *segments, uint32_t n, uint32_t rounds, uint64_t *
     cdef uint64_t k
     for r in range(rounds):
         for i in range(n):
-            if segments[i].p != NULL:         # bytes that the capture lacks
+            if segments[i].p != NULL:         # NULL: bytes that the capture lacks
                 for k in range(segments[i].n):
                     histogram[segments[i].p[k]] += 1
 
 
-cdef class Histogram:
-    """How often each byte occurred in both directions of a connection."""
-    cdef uint64_t counts[2][256]
+cdef double entropy(const uint64_t *histogram, uint64_t total) noexcept nogil:
+    """Give Shannon's entropy in bits per byte."""
+    cdef double bits = 0, share
+    cdef int value
+    for value in range(256):
+        if histogram[value]:
+            share = <double>histogram[value] / total
+            bits -= share * log2(share)
+    return bits
 
-    cdef double entropy(self, int direction) noexcept:
-        """Give bits per byte."""
-        cdef uint64_t total = 0
-        cdef double bits = 0, share
-        cdef int i
-        for i in range(256):
-            total += self.counts[direction][i]
-        for i in range(256):
-            if self.counts[direction][i]:
-                share = <double>self.counts[direction][i] / total
-                bits -= share * log2(share)
-        return bits
+
+cdef class Histograms:
+    """How often each byte occurred in each direction of a connection."""
+    cdef uint64_t counts[2][256]
 
 
 class ByteEntropy(Module):
-    """Emit, for each TCP connection that ends, the entropy of what each side sent, in bits per byte.
+    """Emit, for each direction of a TCP connection, the entropy of what was sent, in bits per byte.
 
-    `rounds` repeats the count, to have something to measure.
+    `rounds` repeats the count, to have something to measure.  The system makes the state of a connection
+    (`state`) and forgets it when the connection has ended.
     """
 
-    name, protocol = "byte_entropy", "tcp"
+    name, protocol, state = "byte_entropy", "tcp", Histograms
 
     def __init__(self, rounds: int = 1):
-        self.rounds, self.histograms = rounds, {}
+        self.rounds = rounds
 
     def process(self, Window window):
+        cdef Histograms histograms = window.state
+        cdef uint64_t *histogram = histograms.counts[window.direction]
         cdef const fos_seg *segments
-        cdef uint32_t n, rounds = self.rounds
-        cdef Histogram histogram = self.histograms.get(window.slot)
-        cdef uint64_t *counts
-        if histogram is None:
-            histogram = self.histograms[window.slot] = Histogram()
-        counts = histogram.counts[window.direction]
+        cdef uint32_t n, value, rounds = self.rounds
+        cdef uint64_t total = 0
         window.pieces(&segments, &n)
         with nogil:
-            count(segments, n, rounds, counts)
-
-    def closed(self, connection, reason):
-        cdef Histogram histogram = self.histograms.pop(connection.slot, None)
-        if histogram is not None:
-            self.emit({"connection": connection.id, "a_to_b": round(histogram.entropy(0), 3), "b_to_a": round(histogram.entropy(1), 3)})
+            count(segments, n, rounds, histogram)
+        if window.complete:
+            for value in range(256):
+                total += histogram[value]
+            if total:
+                window.emit({"bytes": total // rounds, "entropy": round(entropy(histogram, total), 3)})

@@ -6,5 +6,6 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 core = Path(flowos.core.__file__).parent
-setup(ext_modules=cythonize([Extension("byte_entropy", ["byte_entropy.pyx"], include_dirs=[str(core)])], language_level=3,
-                            include_path=[str(core.parent.parent)]))       # an editable install is on no path of Cython's
+extension = Extension("byte_entropy", ["byte_entropy.pyx"], include_dirs=[str(core)], extra_compile_args=["-O3"])
+setup(ext_modules=cythonize([extension], language_level=3, include_path=[str(core.parent.parent)],     # for editable installs
+                            compiler_directives={"boundscheck": False, "wraparound": False}))

@@ -21,14 +21,10 @@ def configure(parser):
 
 def run(arguments):
     """Run `flowos apply`; the result is the exit code."""
-    from flowos.daemon.configuration import read
+    from flowos.daemon.configuration import read, read_file
 
-    if arguments.file == "-":
-        text = sys.stdin.read()
-    else:
-        with open(arguments.file, encoding="utf-8") as file:
-            text = file.read()
-    done = client(arguments).command("apply", configuration=read(text, arguments.file), plan=arguments.plan)
+    wanted = read(sys.stdin.read(), "standard input") if arguments.file == "-" else read_file(arguments.file)
+    done = client(arguments).command("apply", configuration=wanted, plan=arguments.plan)
     return say(arguments, done, "\n".join(
         " ".join([change.pop("command").replace("_", " "), *(f"{name}={value}" for name, value in change.items() if value != {})])
         for change in map(dict, done)))

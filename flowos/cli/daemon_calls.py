@@ -1,8 +1,12 @@
 """What the commands that speak to a running daemon share: the socket's option, one call, and how its value is printed."""
 import json
+import re
 import sys
 
 from . import OK, UsageFault
+
+# Bytes that were no UTF-8, which Python keeps as lone surrogates, and what XML 1.0 has no place for.
+UNSENT = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def configure_socket(parser):
@@ -20,6 +24,12 @@ def client(arguments):
         parts = arguments.tls.split(",")
         if len(parts) != 4:
             raise UsageFault(f"--tls {arguments.tls}: expected HOST:PORT,CERT,KEY,CA")
+        host, _, port = parts[0].rpartition(":")
+        if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
+            raise UsageFault(f"--tls {arguments.tls}: {parts[0]} is no HOST:PORT")
+        for path in parts[1:]:
+            with open(path, "rb"):            # the one that is missing is named here; TLS would not say which
+                pass
         return Client(parts[0], tuple(parts[1:]))
     return Client(arguments.socket)
 
@@ -31,6 +41,17 @@ def say(arguments, value, text=""):
     elif text:
         sys.stdout.write(f"{text}\n")
     return OK
+
+
+def text_of(word):
+    """Give a word of the command line, as XML can carry it; UsageFault: it holds bytes that are no text.
+
+    >>> text_of("caf\u00e9")
+    'café'
+    """
+    if found := UNSENT.search(word):
+        raise UsageFault(f"{word!r:.80}: {found[0]!r} cannot be sent; in a pattern of bytes write \\xHH for it")
+    return word
 
 
 def values(words):
@@ -46,7 +67,7 @@ def values(words):
             raise UsageFault(f"{word}: expected NAME=VALUE")
         if name in found:
             raise UsageFault(f"{word}: {name} is given twice")
-        found[name] = value
+        found[name] = text_of(value)
     return found
 
 

@@ -1,5 +1,5 @@
 """Change a parameter of an attached module while traffic runs: `flowos set flow1/http_strip.pattern SECRET`."""
-from .daemon_calls import client, configure_socket, say, target
+from .daemon_calls import client, configure_socket, say, target, text_of
 
 
 def configure(parser):
@@ -13,4 +13,4 @@ def run(arguments):
     """Run `flowos set`; the result is the exit code."""
     where = target(arguments.parameter)
     return say(arguments, client(arguments).command(
-        "set", flow=where["flow"], module=where["module"], parameters={where["parameter"]: arguments.value}))
+        "set", flow=where["flow"], module=where["module"], parameters={where["parameter"]: text_of(arguments.value)}))

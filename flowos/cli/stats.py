@@ -13,6 +13,6 @@ def run(arguments):
     told = client(arguments).command("stats")
     lines = [f"{name:<32} {value:,}" for name, value in told["counters"].items() if value or arguments.all]
     for title, port in told["ports"].items():
-        lines.append(f"port {title} ({port.pop('spec')})")
-        lines += [f"  {name:<30} {value:,}" for name, value in port.items() if value or arguments.all]
+        lines.append(f"port {title} ({port['spec']})")
+        lines += [f"  {name:<30} {value:,}" for name, value in port.items() if name != "spec" and (value or arguments.all)]
     return say(arguments, told, "\n".join(lines))

@@ -65,7 +65,7 @@ def settings_of(arguments):
     listen = None
     if arguments.listen:
         parts = arguments.listen.split(",")
-        if len(parts) != 4:
+        if len(parts) != 4 or not all(parts):
             raise UsageFault(f"up: --listen {arguments.listen}: expected HOST:PORT,CERT,KEY,CA")
         listen = (address_of(parts[0]), *parts[1:])
     return Settings(ports=ports_of(arguments.port), user=arguments.user, folders=tuple(arguments.modules_from), listen=listen,
@@ -73,10 +73,15 @@ def settings_of(arguments):
 
 
 def again(arguments):
-    """Give the words that start the same daemon in the foreground."""
+    """Give the words that start the same daemon in the foreground, wherever that is: paths are absolute."""
     words = [word for port in arguments.port for word in ("--port", port)]
-    words += [word for folder in arguments.modules_from for word in ("--modules-from", folder)]
-    for name in ("socket", "state", "user", "listen", "metrics"):
+    words += [word for folder in arguments.modules_from for word in ("--modules-from", os.path.abspath(folder))]
+    words += [word for name in ("socket", "state") if (path := getattr(arguments, name))
+              for word in (f"--{name}", os.path.abspath(path))]
+    if arguments.listen:
+        address, *paths = arguments.listen.split(",")
+        words += ["--listen", ",".join([address, *map(os.path.abspath, paths)])]
+    for name in ("user", "metrics"):
         if value := getattr(arguments, name):
             words += [f"--{name}", value]
     return words
@@ -84,8 +89,8 @@ def again(arguments):
 
 def run(arguments):
     """Run `flowos up`; the result is the exit code."""
-    from flowos import FlowOSError
-    from flowos.daemon.launch import background, serve, told_ready
+    from flowos import FlowOSError, UsageError
+    from flowos.daemon.launch import background, serve, state_folder, told_ready, unprivileged
 
     settings = settings_of(arguments)
     if arguments.foreground:
@@ -94,11 +99,11 @@ def run(arguments):
             serve(settings, ready)
         except (FlowOSError, OSError) as error:
             if ready is not None:
-                ready(explain(error))
+                ready(explain(error), isinstance(error, UsageError))
             raise
         return OK
-    log = arguments.log or f"{settings.state}.log"
-    os.makedirs(os.path.dirname(log), mode=0o750, exist_ok=True)
+    state_folder(settings.state, unprivileged(settings.user))
+    log = os.path.abspath(arguments.log or f"{settings.state}.log")
     pid = background(again(arguments), log)
     print(f"flowosd runs as process {pid}; it answers at {settings.socket}")
     return OK

@@ -51,6 +51,7 @@ cdef class BaseEngine:
     cdef bint bypassing                # some module left a connection
     cdef int _wake(self) except -1
     cdef int _let_be(self, uint32_t index) except -1
+    cdef int _foresee(self) except -1
     cdef int _look_again(self) except -1
     cdef uint32_t before_tick(self, const fos_ring *ring, uint32_t n) noexcept nogil
     cdef bint hears(self, Attachment a, const fos_conn *conn)

@@ -30,7 +30,7 @@ from flowos.core.journal cimport FlowWindow, flow_window, give_back
 from flowos.core.lane cimport FOS_MAX_OUTLETS, FOS_MAX_ROUTES, FOS_MAX_STAGES, FOS_STAGE_AWAY, FOS_STAGE_LENT, FOS_STAGE_WOKEN, FOS_STAGE_WRITES, fos_lane, fos_outlet, fos_stage
 from flowos.core.lending cimport (
     commit, decoding_of, forget, lane_at, let_go, offer, pass_by, plan_stage, pooled, reads, settle, settle_gone, stage_number, untouched)
-from flowos.core.merge cimport fos_lane_free, fos_lane_idle, fos_lane_of, fos_lane_touch, fos_merge
+from flowos.core.merge cimport fos_lane_free, fos_lane_idle, fos_lane_of, fos_lane_touch, fos_merge, fos_way_ahead
 from flowos.core.port cimport Port
 from flowos.core.reframing cimport Reframer
 from flowos.core.reshaping cimport reshape
@@ -286,12 +286,14 @@ cdef class BaseEngine:
 
     cdef int _equip(self, Attachment a, module) except -1:
         """Take over what a module says of itself, and its functions."""
+        hold, limit = float(getattr(module, "hold", 1.0)), getattr(module, "time_limit", None)
+        limit = None if limit is None else float(limit)
+        hold_bytes, depends = int(getattr(module, "hold_bytes", 1 << 20)), tuple(getattr(module, "depends", ()))
+        a.hold_bytes = hold_bytes             # from here on nothing fails that is not taken back as a whole
+        a.hold_ns = <int64_t>(hold * SECOND)
+        a.limit_ns = 0 if limit is None else <int64_t>(limit * SECOND)
+        a.depends = depends
         a.fail = getattr(module, "fail", "open")
-        a.hold_ns = <int64_t>(float(getattr(module, "hold", 1.0)) * SECOND)
-        limit = getattr(module, "time_limit", None)
-        a.limit_ns = 0 if limit is None else <int64_t>(float(limit) * SECOND)
-        a.hold_bytes = getattr(module, "hold_bytes", 1 << 20)
-        a.depends = tuple(getattr(module, "depends", ()))
         a.make_state = getattr(module, "state", None) or dict
         a.make_shared = getattr(module, "shared", None) or dict
         a.make_group = getattr(module, "group", None) or dict
@@ -313,16 +315,36 @@ cdef class BaseEngine:
                 a.tick = method
         return 0
 
-    def _reload(self, Attachment a, module, states):
-        """Let another module go on in an attachment's place, with these states by kind: [(key, state), …]."""
-        self._deliver("reload()")
-        if a.worker is not None:
-            self.drain()
-        a.states = dict(states["state"])
-        a.groups = dict(states["group"])
-        a.common = states["shared"][0][1] if states["shared"] else None
-        self._equip(a, module)
-        self.change()
+    def _border(self, Attachment a, what):
+        """Deliver what gathered, and wait until no call of a module is under way; UsageError: one does not return."""
+        self._deliver(what)
+        if a.worker is None:
+            return
+        self._drain([a])
+        if not (<Worker>a.worker).idle():
+            raise UsageError(f"{what}: {a.name} has been in one call for longer than its hold of {a.hold_ns / 1e9:g} s, "
+                             f"and its state is not at rest; detach() takes it off")
+
+    def _reload(self, Attachment a, module, flow, states):
+        """Let another module go on in an attachment's place, which is at a border, with these states by kind."""
+        cdef bint worked = a.process is not None or a.process_batch is not None
+        old = a.module
+        self.busy = True                      # what the module starts by the way waits until it is there
+        try:
+            self._equip(a, module)
+            module.start(flow)
+        except BaseException:
+            self._equip(a, old)
+            raise
+        else:
+            a.states, a.groups = dict(states["state"]), dict(states["group"])
+            a.common = states["shared"][0][1] if states["shared"] else None
+            if worked != (a.process is not None or a.process_batch is not None):
+                self.serials += 1             # its stages came, or went for good
+                a.serial = self.serials
+        finally:
+            self.busy = False
+            self.replan()
 
     def _kinds(self, module, decoder, kind):
         """The kind of a decoder's units that "http.body" names: by number and name; and the number of its kind "end"."""
@@ -371,6 +393,7 @@ cdef class BaseEngine:
         cdef fos_lane *lane
         self.replan_due = False
         self._look_again()
+        self._foresee()
         self.core.c.packet_units = 0
         for f in range(len(self.names)):
             self.plan_flow(f)
@@ -1045,6 +1068,24 @@ cdef class BaseEngine:
             c.table.cold[index].decoding = <void *>self.nothing
         conn.depth |= FOS_DEPTH_BYPASSED
         self.resting.add(index)
+        return 0
+
+    cdef int _foresee(self) except -1:
+        """A flow's first writer came: it begins behind what left ahead of earlier bytes, and a lane remembers how far that is."""
+        cdef fos_core *c = self.core.c
+        cdef fos_conn *conn
+        cdef Attachment a
+        cdef uint32_t index, f
+        flows = {f for f in range(len(self.names)) if not c.plans[f].writes & FOS_CLASS_TCP and any([
+            a.writes and a.classes & FOS_CLASS_TCP and (a.flow is None or a.flow == f) for a in self.attachments])}
+        if not flows:
+            return 0
+        for index in range(1, c.table.used + 1):
+            conn = &c.table.conns[index]
+            if conn.generation & 1 and conn.flags & FOS_CONN_HALVES and not conn.flags & FOS_CONN_CLOSED and conn.key.proto == 6 and (
+                    fos_lane_of(c, index) == NULL and not untouched(conn) and conn.flow in flows):
+                if fos_way_ahead(c, index, 0) or fos_way_ahead(c, index, 1):
+                    lane_at(self.core, self.attachments, index, FOS_MAX_STAGES)
         return 0
 
     cdef int _look_again(self) except -1:

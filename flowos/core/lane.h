@@ -53,6 +53,7 @@ typedef struct fos_stage {
     int64_t wake;             /* when it is to be called again with what it holds, or 0 */
     uint64_t wake_bytes;      /* ... not before so many bytes are there, or 0: with what comes; */
     uint64_t wake_units;      /* ... or so many units */
+    uint64_t begins;          /* original offset below which all passes it: it came when that had left, or 0 */
     uint32_t bypass;          /* the module wants no more of this direction */
     uint32_t ended;           /* it was told that nothing more joins */
 } fos_stage;
@@ -63,7 +64,7 @@ typedef struct fos_way {
     fos_stage *stages;        /* as many as the lane says, in the pipeline's order */
     fos_edits sent;           /* edits of bytes that left */
     uint64_t next_unit;       /* index of the first unit that has not left */
-    uint64_t passed;          /* units of packets that came ahead of earlier bytes left on arrival below this offset */
+    uint64_t passed;          /* number of the last packet that left on arrival though it came ahead of earlier bytes */
     uint64_t gone;            /* original offset behind the last byte that left */
     fos_parked *first, *last;
     fos_parked *early;        /* packets that came ahead of earlier bytes and wait as units, newest first */

@@ -56,6 +56,7 @@ cdef extern from "core.h" nogil:
         int64_t wake
         uint64_t wake_bytes
         uint64_t wake_units
+        uint64_t begins
         uint32_t bypass
         uint32_t ended
 

@@ -20,6 +20,20 @@ static uint64_t fos_way_begin(const fos_core *core, uint32_t index, int dir) {
     return c->payload[dir];
 }
 
+/* Original offset behind all of a TCP direction that came ahead of earlier bytes; FOS_ALL: its FIN did; 0: nothing. */
+static uint64_t fos_way_ahead(const fos_core *core, uint32_t index, int dir) {
+    const fos_half *h = fos_half_of(core, index, dir);
+    const fos_ooo *ooo = h->ooo;
+    const fos_piece *first = ooo ? ooo->pieces.first : NULL;
+    if (h->flags & FOS_HALF_STARTED) {
+        if (h->fin != FOS_NO_OFFSET && !(h->flags & FOS_HALF_FIN_DONE)) return FOS_ALL;
+        return first ? ooo->pieces.last->end : 0;
+    }
+    if (ooo && ooo->fin_piece != FOS_NO_OFFSET) return FOS_ALL;
+    /* Where the stream begins is still open: no further in front of the first piece than it is waited for. */
+    return first ? ooo->pieces.last->end - first->start + core->limits.pickup_bytes : 0;
+}
+
 /* A lane for a connection; the stages of its flow from number `from` on stand at the first unit held,
  * those before it behind the last.  NULL without memory. */
 FOS_NOINLINE fos_lane *fos_lane_new(fos_core *core, uint32_t index, uint32_t from) {

@@ -168,6 +168,8 @@ cdef uint32_t offer(Core core, list serving, Attachment a, uint32_t index, int d
         k = stage_number(lane, a)
         if k < 0:
             return n
+        if lane.way[dir].stages[k].begins:    # what came before its module, and has bytes in front of it that come only now
+            pass_to(core, serving, a, lane, <uint32_t>k, dir, lane.way[dir].stages[k].begins)
     if s == NULL or (a.bypassed and index in a.bypassed):
         return n
     if a.lvl == LEVEL_DECODER:
@@ -798,24 +800,36 @@ cdef bint pass_by(Core core, list serving, Attachment a, uint32_t index) except 
     """Let all that a stage may have pass it, lent or not: its module takes too long.  Did anything?"""
     cdef fos_lane *lane = fos_lane_of(core.c, index)
     cdef int k = stage_number(lane, a), dir
-    cdef fos_stage *st
-    cdef fos_stream *s
-    cdef fos_at limit
     cdef bint passed = False
     for dir in range(2):
-        s = fos_half_of(core.c, index, dir).stream
-        if s == NULL or k < 0:
-            continue
-        st = &lane.way[dir].stages[k]
-        limit = fos_stage_limit(&lane.way[dir], k, s.tail_off, depends_on(serving, lane, a) if a.depends else 0)
-        passed = passed or st.at.off < limit.off
-        go(core, a, &lane.way[dir], k, limit, FOS_TAKE_PASS)
-        st.unit = st.seen_unit = unit_behind(core, a, index, dir, st)
-        st.seen_off = limit.off
-        st.seen_skip = min(limit.skip, fos_inserted_at(fos_stage_input(&lane.way[dir], k), limit.off))
-        st.held_since = 0
-        st.ended = limit.off >= s.tail_off and ends(core, index, dir)
-        st.head = st.out.shown = st.at.off
+        if k >= 0:
+            passed |= pass_to(core, serving, a, lane, <uint32_t>k, dir, FOS_ALL)
+    return passed
+
+
+cdef bint pass_to(Core core, list serving, Attachment a, fos_lane *lane, uint32_t k, int dir, uint64_t most) except -1:
+    """Let what a stage may have in one direction pass it, up to offset `most`.  Did anything?"""
+    cdef fos_way *way = &lane.way[dir]
+    cdef fos_stage *st = &way.stages[k]
+    cdef fos_stream *s = fos_half_of(core.c, lane.index, dir).stream
+    cdef fos_at limit
+    cdef bint passed
+    if s == NULL:
+        return False
+    limit = fos_stage_limit(way, k, s.tail_off, depends_on(serving, lane, a) if a.depends else 0)
+    if most <= limit.off:
+        limit.off = most
+        limit.skip = 0
+    passed = st.at.off < limit.off
+    go(core, a, way, k, limit, FOS_TAKE_PASS)
+    st.unit = st.seen_unit = unit_behind(core, a, lane.index, dir, st)
+    st.seen_off = limit.off
+    st.seen_skip = min(limit.skip, fos_inserted_at(fos_stage_input(way, k), limit.off))
+    st.held_since = 0
+    st.ended = limit.off >= s.tail_off and ends(core, lane.index, dir)
+    st.head = st.out.shown = st.at.off
+    if st.begins <= st.at.off:
+        st.begins = 0
     return passed
 
 

@@ -318,6 +318,24 @@ static int fos_merge_edited(const fos_way *w, uint64_t s, uint64_t e) {
     return i > w->sent.first && w->sent.items[i - 1].pos + w->sent.items[i - 1].removed > s;
 }
 
+/* Of a connection that nobody edits packets leave as they came, what they repeat and a FIN included: fragments before
+ * the last left when they came. */
+static int fos_merge_whole(fos_core *core, fos_lane *lane, int dir, const fos_unit *u, int64_t ts) {
+    fos_way *w = &lane->way[dir];
+    const fos_half *h = fos_half_of(core, lane->index, dir);
+    fos_unit *own;
+    for (uint64_t i = w->next_unit + 1; (own = fos_stream_unit(h->stream, i)); i++)
+        if (own->packet == u->packet) own->flags |= FOS_UNIT_LEFT;
+    fos_respun r;
+    fos_merge_respin(core, lane, dir, u->frame + u->l4, (int64_t)u->off, u->off, &r);
+    fos_came came = fos_came_of_unit(w, u);
+    fos_merge_send(core, &came, ts);
+    fos_merge_note(core, lane, dir, u->frame, u->l3, u->l4, u->l4 + fos_tcp_header_len(u->frame + u->l4), &r);
+    if (u->len > w->mss) w->mss = u->len > 0xffff ? 0xffff : (uint16_t)u->len;
+    if (u->frame[u->l4 + 13] & FOS_TCP_FIN) w->fin_gone = 1;
+    return 1;
+}
+
 /* Send the whole packet that a unit comes from, as it came but for its numbers, if it repeats bytes or has more units,
  * all of it is released, and nobody edited any of it: 1, else 0.  Its other units are marked. */
 static int fos_merge_packet(fos_core *core, fos_lane *lane, int dir, const fos_unit *u, uint64_t limit, uint64_t number, int64_t ts) {
@@ -325,16 +343,18 @@ static int fos_merge_packet(fos_core *core, fos_lane *lane, int dir, const fos_u
     const fos_half *h = fos_half_of(core, lane->index, dir);
     const uint8_t *th = u->frame + u->l4;
     uint32_t start = u->l4 + fos_tcp_header_len(th), end = fos_ip_end(u->frame, u->l3, u->captured), before = u->payload - start;
+    int ends = (th[13] & FOS_TCP_FIN) != 0;
     if (u->payload < start || u->payload + u->len > end || (u->flags & FOS_UNIT_SAME_DATAGRAM) || th[13] & FOS_TCP_SYN) return 0;
+    if (!lane->writes) return fos_merge_whole(core, lane, dir, u, ts);
     if ((!before && u->payload + u->len == end) || before > u->off) return 0;     /* simply a packet; one from before the stream */
     uint64_t first = u->off - before, behind = first + (end - start);
     const fos_edits *edits = fos_way_edits(w, lane->stage_count);
     if (behind > limit || behind > h->stream->tail_off || fos_merge_edited(w, first, behind)) return 0;
     if (edits && fos_edits_count(edits) && edits->items[edits->first].pos <= behind) return 0;
     fos_unit *own, *fin = NULL;
-    for (uint64_t i = w->next_unit + 1; (own = fos_stream_unit(h->stream, i)) && own->off <= behind && own->packet <= number; i++)
+    for (uint64_t i = w->next_unit + 1; ends && (own = fos_stream_unit(h->stream, i)) && own->off <= behind && own->packet <= number; i++)
         if (own->kind == FOS_UNIT_FIN && own->off == behind) fin = own;
-    if (!(th[13] & FOS_TCP_FIN) != !fin || (fin && fos_merge_edits_wait(lane, w, behind))) return 0;
+    if (ends && (!fin || fos_merge_edits_wait(lane, w, behind))) return 0;
     for (uint64_t i = w->next_unit + 1; (own = fos_stream_unit(h->stream, i)) && own->off <= behind; i++)
         if (own->packet == u->packet && (own->kind == FOS_UNIT_DATA || own == fin)) own->flags |= FOS_UNIT_LEFT;
     fos_respun r;
@@ -688,7 +708,7 @@ static int fos_merge_next_unit(fos_core *core, fos_lane *lane, int dir, uint64_t
     } else if (w->keep && u->kind == FOS_UNIT_FIN) {
         fos_way_trailing(core, lane, dir, ts);
         w->keep->fin = w->fin_gone = 1;
-    } else if (!u->frame || (u->flags & FOS_UNIT_LEFT) || fos_unit_is_told(core, lane, dir, u) || (u->off < w->passed && (u->flags & FOS_UNIT_WAITED))) {
+    } else if (!u->frame || (u->flags & FOS_UNIT_LEFT) || fos_unit_is_told(core, lane, dir, u) || (u->packet <= w->passed && (u->flags & FOS_UNIT_WAITED))) {
         ;                                     /* no packet brought it, or it left when it came, or leaves by itself */
     } else if (tcp) {
         if (!w->keep && !fos_merge_ack_clear(core, lane, dir, u->frame + u->l4, u->packet)) return 0;

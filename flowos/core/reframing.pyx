@@ -58,7 +58,9 @@ cdef class Reframer:
         self.decoder = decoder
         self.framing = framing
         self.hold_ns = hold_ns
-        self.hold_bytes = hold_bytes
+        # In line the sender's window closes at keep_bytes, and what waits would wait for the time to be up; half of it
+        # lets the sender go on meanwhile.
+        self.hold_bytes = min(hold_bytes, self.core.c.limits.keep_bytes // 2)
         self.pairs = {}
 
     def forget(self, index):

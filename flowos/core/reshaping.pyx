@@ -5,7 +5,8 @@
 
 What went becomes a stage without a module: it lets go of what was held, and stays until its edits have
 left.  What comes begins behind all that any later stage, or the merger, may have seen
-(docs/in-line.md).  Called by the engine between deliveries.
+(docs/in-line.md).  Where nobody wrote, that is also what came ahead of earlier bytes: it left on arrival, with the
+numbers that it had.  Called by the engine between deliveries.
 """
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport realloc
@@ -15,7 +16,7 @@ from flowos.core.attachment cimport Attachment
 from flowos.core.core cimport *
 from flowos.core.lane cimport *
 from flowos.core.lending cimport settle_gone, units_end
-from flowos.core.merge cimport fos_lane_touch
+from flowos.core.merge cimport fos_lane_touch, fos_way_ahead
 from flowos.core.state cimport Core
 from flowos.core.unit cimport *
 from flowos.core.window cimport LEVEL_DECODER
@@ -97,6 +98,8 @@ cdef int insert_stage(Core core, list serving, fos_lane *lane, uint32_t k, fos_p
     for a in serving:
         if a.serial == plan.stage[number].serial:
             b = a
+    first_writer = plan.stage[number].flags & FOS_STAGE_WRITES and (
+        not any([lane.way[0].stages[j].flags & FOS_STAGE_WRITES for j in range(lane.stage_count)]) if core.c.live else not lane.writes)
     for dir in range(2):
         way = &lane.way[dir]
         s = fos_half_of(core.c, lane.index, dir).stream
@@ -154,6 +157,10 @@ cdef int insert_stage(Core core, list serving, fos_lane *lane, uint32_t k, fos_p
         if b is not None and b.lvl == LEVEL_DECODER:
             st.unit = units_end(core, b, lane.index, dir)
         st.seen_unit = st.unit
+        if first_writer and core.c.table.conns[lane.index].key.proto == 6 and core.c.table.conns[lane.index].flags & FOS_CONN_HALVES:
+            st.begins = fos_way_ahead(core.c, lane.index, dir)
+            if not core.c.live:
+                way.passed = core.c.packet_number
     lane.stage_count += 1
     if plan.stage[number].flags & FOS_STAGE_WRITES:
         lane.writes = 1

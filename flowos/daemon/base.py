@@ -3,14 +3,13 @@
 What a call may name: `command`, `task`, `compound`, `result`.  Everything else that a daemon does lives in
 its commands and tasks; what several of them need is a method of the daemon's own class.
 """
-import re
 from pathlib import Path
 
 from flowos.core.errors import FlowOSError, UsageError
 from flowos.daemon.board import Board
 from flowos.daemon.items import Command, Shelf, Task, answer
 from flowos.daemon.mailbox import Mailbox
-from flowos.daemon.values import CODE_FAILURE, ReturnValue
+from flowos.daemon.values import CODE_FAILURE, CODE_SUCCESS, ReturnValue, told
 
 HERE = Path(__file__).parent
 
@@ -58,12 +57,20 @@ class Daemon:
     def _command(self, name, parameter=None):
         try:
             found = self.commands.find(name)
-            result = answer(found(self).run_command(found.check(name, parameter)))
-            if found.changes:
-                self.changed()
-            return result
-        except Exception as error:
+            checked = found.check(name, parameter)
+            try:
+                result = answer(found(self).run_command(checked))
+            except Exception as error:
+                result = ReturnValue(CODE_FAILURE, told(error))
+        except FlowOSError as error:
             return ReturnValue(CODE_FAILURE, told(error))
+        if found.changes:                     # one that failed may have done a part
+            try:
+                self.changed()
+            except (FlowOSError, OSError) as error:
+                done = f"{name} is done" if result.status == CODE_SUCCESS else result.message
+                return ReturnValue(CODE_FAILURE, f"{done}, but the configuration could not be saved: {told(error)}", result.value)
+        return result
 
     def _run_task(self, name, parameter):
         found = self.tasks.find(name)
@@ -88,9 +95,3 @@ class Daemon:
 
     def _result(self, number):
         return self.board.result(number if isinstance(number, int) else repr(number))
-
-
-def told(error):
-    """Say what an error is, on one line; what is no error of FlowOS's is named by its type too."""
-    text = re.sub(r"\s*\n\s*", " ", str(error)) or type(error).__name__
-    return text if isinstance(error, (FlowOSError, OSError)) else f"{type(error).__name__}: {text}"

@@ -12,7 +12,7 @@ from collections import OrderedDict, deque
 
 from flowos.core.errors import LimitError, UsageError
 from flowos.daemon.items import answer
-from flowos.daemon.values import CODE_FAILURE, CODE_NOT_READY, CODE_SUCCESS, ReturnValue
+from flowos.daemon.values import CODE_FAILURE, CODE_NOT_READY, CODE_SUCCESS, ReturnValue, told
 from flowos.parameters import nearest
 
 PRIORITIES = ("high", "normal")
@@ -82,7 +82,7 @@ class Board:
                     result = yield from result
                 result = answer(result)
             except Exception as error:
-                result = ReturnValue(CODE_FAILURE, str(error) or type(error).__name__)
+                result = ReturnValue(CODE_FAILURE, told(error))
             values.append(result.wire())
             if result.status != CODE_SUCCESS:
                 return ReturnValue(result.status, f"{name}: {result.message}", values)

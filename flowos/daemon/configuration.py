@@ -18,6 +18,7 @@ import sys
 import tempfile
 
 from flowos.core.errors import UsageError
+from flowos.daemon.items import texts
 from flowos.parameters import nearest
 
 if sys.version_info >= (3, 11):
@@ -42,13 +43,23 @@ def read(text, name="configuration"):
         raise UsageError(f"{name}: {error}") from None
 
 
+def read_file(path):
+    """Give the configuration of a TOML file; UsageError says where it is wrong, OSError that it cannot be read."""
+    with open(path, "rb") as file:
+        data = file.read()
+    try:
+        return read(data.decode(), path)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: TOML is UTF-8, and byte {error.start} is none") from None
+
+
 def checked(table, name="configuration"):
     """Give a table with its defaults filled in; UsageError names the field that is wrong."""
     _fields(table, {"modules": dict, "flows": dict}, name)
     made = {"modules": {}, "flows": {}}
     for title, module in table.get("modules", {}).items():
         _fields(module, MODULE, f"{name}: modules.{title}")
-        made["modules"][title] = {"spec": module.get("spec", title), "parameters": _texts(module, f"{name}: modules.{title}")}
+        made["modules"][title] = {"spec": module.get("spec", title), "parameters": texts(module.get("parameters", {}), f"{name}: modules.{title}")}
     for title, flow in table.get("flows", {}).items():
         where = f"{name}: flows.{title}"
         _fields(flow, FLOW, where)
@@ -61,7 +72,7 @@ def checked(table, name="configuration"):
                 raise UsageError(f"{where}.attach[{place}]: {attach['module']} is attached twice")
             made["flows"][title]["attach"].append({
                 "module": attach["module"], "order": attach.get("order", 0), "threads": attach.get("threads", "inline"),
-                "parameters": _texts(attach, f"{where}.attach[{place}]")})
+                "parameters": texts(attach.get("parameters", {}), f"{where}.attach[{place}]")})
     return made
 
 
@@ -73,16 +84,6 @@ def _fields(table, known, where):
             raise UsageError(f"{where}: there is no field {field!r:.60}; {nearest(str(field), known)}")
         if not isinstance(value, known[field]) or isinstance(value, bool):
             raise UsageError(f"{where}.{field} is {value!r:.60}, expected {known[field].__name__}")
-
-
-def _texts(table, where):
-    """Give a table's parameters as the texts that a command line has."""
-    made = {}
-    for name, value in table.get("parameters", {}).items():
-        if not isinstance(value, (str, int, float, bool)):
-            raise UsageError(f"{where}.parameters.{name} is {value!r:.60}, expected a text or a number")
-        made[name] = "yes" if value is True else "no" if value is False else str(value)
-    return made
 
 
 def write(table):
@@ -116,7 +117,7 @@ def save(path, text):
     folder = os.path.dirname(os.path.abspath(path))
     handle, part = tempfile.mkstemp(dir=folder, prefix=".save-")
     try:
-        with os.fdopen(handle, "w") as file:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -12,8 +12,9 @@ import time
 from flowos import Config, Engine
 from flowos.core.errors import FlowOSError, UsageError
 from flowos.daemon import configuration
-from flowos.daemon.base import Daemon, told
+from flowos.daemon.base import Daemon
 from flowos.daemon.modulecode import Code, Made
+from flowos.daemon.values import told
 from flowos.parameters import nearest, spell
 
 
@@ -247,8 +248,7 @@ class FlowDaemon(Daemon):
         """Take up the saved configuration, if there is one; what cannot be had is said and left out."""
         if self.state is None or not os.path.exists(self.state):
             return
-        with open(self.state) as file:
-            wanted = configuration.read(file.read(), self.state)
+        wanted = configuration.read_file(self.state)
         for name, parameter in configuration.changes(self.configuration(), wanted):
             found = self.commands.find(name)
             try:

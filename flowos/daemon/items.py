@@ -46,7 +46,7 @@ class Item:
             raise UsageError(f"{name}: the parameter is {parameter!r:.80}, expected a table")
         for field, value in parameter.items():
             if field not in cls.takes:
-                raise UsageError(f"{name}: there is no field {field!r:.80}; {nearest(str(field), cls.takes)}")
+                raise UsageError(f"{name}: there is no field {field!r:.80}; {nearest(str(field)[:80], cls.takes)}")
             kind = cls.takes[field]
             if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
                 raise UsageError(f"{name}: {field} is {value!r:.80}, expected {WORDS[kind]}")
@@ -54,6 +54,18 @@ class Item:
             if field not in parameter:
                 raise UsageError(f"{name}: {field} is missing, expected {WORDS[cls.takes[field]]}")
         return parameter
+
+
+def texts(table, where):
+    """Give a table of parameters as the texts that a command line has; UsageError names one that is neither text nor number.
+
+    >>> texts({"pattern": "a", "times": 3, "identity": True}, "load")
+    {'pattern': 'a', 'times': '3', 'identity': 'yes'}
+    """
+    for name, value in table.items():
+        if not isinstance(value, (str, int, float)):
+            raise UsageError(f"{where}.parameters.{name:.80} is {value!r:.60}, expected a text or a number")
+    return {name: "yes" if value is True else "no" if value is False else str(value) for name, value in table.items()}
 
 
 class Command(Item):
@@ -94,10 +106,12 @@ class Shelf:
 
     def find(self, name):
         """Give the class of a name; UsageError, with the nearest name: there is none, or its file is broken."""
+        if not isinstance(name, str):
+            raise UsageError(f"a {self.base.__name__.lower()} is named by a text, not by {name!r:.80}")
         if name in self.loaded:
             return self.loaded[name][0]
         if name not in self.names():
-            raise UsageError(f"there is no {self.base.__name__.lower()} {name!r:.80}; {nearest(str(name), self.names())}")
+            raise UsageError(f"there is no {self.base.__name__.lower()} {name!r:.80}; {nearest(name[:80], self.names())}")
         found = self._load(name)
         self.loaded[name] = found
         return found[0]

@@ -58,11 +58,16 @@ class Code:
         return find_module(spec)
 
     def resolve(self, spec):
-        """Give the spec of a name: a file of that name in a folder of the list is as good as a shipped module."""
+        """Give the spec that is loaded: a name's file in a folder of the list, and paths without symbolic links.
+
+        What was checked is then what is loaded: nobody can point a link elsewhere in between.
+        """
+        if found := FILE_SPEC.fullmatch(spec):
+            return os.path.realpath(found["path"]) + (f":{found['name']}" if found["name"] else "")
         if spec.isidentifier() and spec not in module_names():
             for folder in self.folders[len(list(flowos.modules.__path__)):]:
                 if (folder / f"{spec}.py").is_file():
-                    return str(folder / f"{spec}.py")
+                    return os.path.realpath(folder / f"{spec}.py")
             raise UsageError(f"there is no module {spec!r}; {nearest(spec, module_names())}")
         return spec
 
@@ -84,7 +89,10 @@ class Code:
             raise UsageError(f"{path}: the daemon loads modules from {', '.join(map(str, self.folders))} only; "
                              "move it there, or start the daemon with --modules-from")
         for place in (path, *path.parents):
-            told = place.stat()
+            try:
+                told = place.stat()
+            except OSError as error:
+                raise UsageError(f"{path}: {error.strerror}") from None
             if told.st_uid != 0 or told.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not (
                     told.st_mode & stat.S_ISVTX and place.is_dir()):
                 raise UsageError(f"{place}: others than root may write here, so no module is loaded from {path}; "

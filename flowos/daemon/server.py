@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler
 from xmlrpc.client import Fault
 
 from flowos.core.errors import FlowOSError, UsageError
-from flowos.daemon.base import told
+from flowos.daemon.values import told
 from flowos.daemon.wire import LARGEST, read_call, write_answer
 
 PATIENCE = 5.0
@@ -145,6 +145,19 @@ class _Threads(socketserver.ThreadingMixIn):
             self.room.acquire(timeout=max(0, end - time.monotonic()))
 
 
+def listens(path):
+    """Say whether a process has a Unix socket open for connections, even one that does not take them."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return False
+        except BlockingIOError:               # its queue is full
+            return True
+    return True
+
+
 class UnixServer(_Threads, socketserver.UnixStreamServer):
     """The control socket at a path, mode 0600.  UsageError: a daemon serves there already, or it is no socket."""
 
@@ -155,13 +168,9 @@ class UnixServer(_Threads, socketserver.UnixStreamServer):
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISSOCK(os.lstat(path).st_mode):
                 raise UsageError(f"{path}: is there and is no socket")
-            with socket.socket(socket.AF_UNIX) as probe:
-                try:
-                    probe.connect(path)
-                except ConnectionRefusedError:
-                    os.unlink(path)
-                else:
-                    raise UsageError(f"{path}: a daemon runs there already; `flowos down` ends it")
+            if listens(path):
+                raise UsageError(f"{path}: a daemon runs there already; `flowos down` ends it")
+            os.unlink(path)
         before = os.umask(0o177)
         try:
             super().server_bind()

@@ -1,5 +1,8 @@
-"""What every command and task answers with (D3.2 section 3.1.1's common return type)."""
+"""What every command and task answers with (D3.2 section 3.1.1's common return type), and how an error is told."""
+import re
 from typing import Any, NamedTuple
+
+from flowos.core.errors import FlowOSError
 
 CODE_SUCCESS, CODE_FAILURE, CODE_NOT_READY = 0, 1, 2
 
@@ -20,3 +23,9 @@ class ReturnValue(NamedTuple):
     def wire(self):
         """Give the struct that travels."""
         return self._asdict()
+
+
+def told(error):
+    """Say what an error is, on one line; what is no error of FlowOS's is named by its type too."""
+    text = re.sub(r"\s*\n\s*", " ", str(error)) or type(error).__name__
+    return text if isinstance(error, (FlowOSError, OSError)) else f"{type(error).__name__}: {text}"

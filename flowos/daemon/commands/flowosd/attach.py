@@ -1,5 +1,5 @@
 """Attach a module to a flow; one that is not loaded is loaded with its defaults."""
-from flowos.daemon.items import Command
+from flowos.daemon.items import Command, texts
 
 
 class Attach(Command):
@@ -9,7 +9,7 @@ class Attach(Command):
     needs, changes = ("module", "flow"), True
 
     def run_command(self, parameter):
-        values = {str(name): str(value) for name, value in parameter.get("parameters", {}).items()}
+        values = texts(parameter.get("parameters", {}), "attach")
         placed = self.daemon.attach(parameter["module"], parameter["flow"], values, parameter.get("order"),
                                     parameter.get("threads", "inline"))
         return {"module": placed.loaded.name, "flow": placed.flow, "order": placed.order}

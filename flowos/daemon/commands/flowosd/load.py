@@ -1,5 +1,5 @@
 """Load a module, with the parameters that its attachments start from."""
-from flowos.daemon.items import Command
+from flowos.daemon.items import Command, texts
 
 
 class Load(Command):
@@ -8,5 +8,5 @@ class Load(Command):
     takes, needs, changes = {"module": str, "parameters": dict}, ("module",), True
 
     def run_command(self, parameter):
-        values = {str(name): str(value) for name, value in parameter.get("parameters", {}).items()}
+        values = texts(parameter.get("parameters", {}), "load")
         return self.daemon.load(parameter["module"], values).name

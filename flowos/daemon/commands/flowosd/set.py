@@ -1,5 +1,5 @@
 """Change parameters of an attached module while it runs; its state is kept."""
-from flowos.daemon.items import Command
+from flowos.daemon.items import Command, texts
 
 
 class Set(Command):
@@ -11,5 +11,5 @@ class Set(Command):
     def run_command(self, parameter):
         placed = self.daemon.find(parameter["module"], parameter["flow"])
         before = {} if parameter.get("only") else placed.values
-        values = {str(name): str(value) for name, value in parameter["parameters"].items()}
+        values = texts(parameter["parameters"], "set")
         self.daemon.change(placed, {**before, **values})

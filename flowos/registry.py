@@ -114,7 +114,7 @@ def get_module(spec):
     it does not run, or has no such class.
 
     >>> get_module("byte_count").protocol
-    'tcp'
+    'transport'
     >>> get_module("gopher_strip") is None
     True
     """

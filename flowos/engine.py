@@ -389,6 +389,8 @@ class Engine(BaseEngine):
             raise UsageError(f"{module!r} cannot be attached: expected an instance of a flowos.Module")
         if module.mode not in (RDONLY, RDWR):
             raise UsageError(f"{type(module).__name__}: mode {module.mode!r}, expected {RDONLY!r} or {RDWR!r}")
+        if not isinstance(module.protocol, str):
+            raise UsageError(f"{type(module).__name__}: protocol {module.protocol!r}, expected a name, such as 'tcp'")
 
     def saved_state(self, attachment):
         """Give what the system keeps for a module as plain data: dicts, lists, texts, bytes, numbers.

@@ -114,10 +114,10 @@ def make(cls, values=()):
 def nearest(name, known):
     """Say which of the known names may have been meant, or list them.
 
-    >>> nearest("patern", ["pattern", "flow"]), nearest("x", ["pattern"]), nearest("x", [])
-    ("did you mean 'pattern'?", 'expected pattern', 'there are none')
+    >>> nearest("patern", ["pattern", "flow"]), nearest("TCP", ["tcp"]), nearest("x", ["pattern"]), nearest("x", [])
+    ("did you mean 'pattern'?", "did you mean 'tcp'?", 'expected pattern', 'there are none')
     """
-    near = difflib.get_close_matches(name, list(known), n=1)
+    near = difflib.get_close_matches(name, list(known), n=1) or difflib.get_close_matches(name.lower(), list(known), n=1)
     if near:
         return f"did you mean {near[0]!r}?"
     return f"expected {', '.join(known)}" if known else "there are none"

@@ -6,6 +6,8 @@ It runs `flowos run` as anybody would, then reads both captures back and shows a
 after, and what tshark, if it is there, thinks of the packets.
 """
 import collections
+import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -66,10 +68,16 @@ def complaints(capture):
     return collections.Counter(done.stdout.splitlines())
 
 
+def command():
+    """Spell the command `flowos` as the shell that called `make` finds it."""
+    beside = Path(sys.executable).with_name("flowos")
+    return "flowos" if shutil.which("flowos") or not beside.exists() else os.path.relpath(beside)
+
+
 def main():
     """Run the demo; give the exit code."""
     OUT.parent.mkdir(exist_ok=True)
-    print(f"$ flowos {' '.join(COMMAND)}\n", flush=True)
+    print(f"$ {command()} {shlex.join(COMMAND)}\n", flush=True)
     code = subprocess.run([sys.executable, "-m", "flowos.cli", *COMMAND], check=False).returncode
     if code:
         return code
@@ -86,7 +94,7 @@ def main():
         new = complaints(OUT) - complaints(CAPTURE)
         print(f"tshark's new complaints about {OUT}: {dict(new) if new else 'none'}")
         right = right and not new
-    print(f"Look for yourself: flowos inspect {OUT} --protocol http")
+    print(f"Look for yourself: {command()} inspect {OUT} --protocol http")
     return 0 if right else 1
 
 

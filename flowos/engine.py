@@ -13,6 +13,7 @@ from flowos.core.errors import UsageError
 from flowos.core.ports import merge_ports, open_pair, open_port
 from flowos.core.worker import Bell
 from flowos.module import RDONLY, RDWR
+from flowos.parameters import nearest
 from flowos.registry import all_decoders, get_decoder
 
 _NEEDED = ("protocol", "scope", "mode", "start", "stop")
@@ -301,6 +302,11 @@ class Engine(BaseEngine):
         self._attachable(module)
         if module.protocol not in _LEVELS or self.config.detect:
             self._load_decoders(module.protocol)
+        name = module.protocol.partition(".")[0]
+        if not {module.protocol, name} & (_LEVELS | set(self.decoder_names)):
+            known = [*sorted(_LEVELS), *all_decoders()]
+            raise UsageError(f"{type(module).__name__}: protocol {module.protocol!r} is unknown; "
+                             f"{nearest(module.protocol, known)}")
         if threads not in ("inline", "own"):
             raise UsageError(f"threads is {threads!r}, expected 'inline' or 'own'")
         if cpus is not None and threads != "own":
@@ -386,6 +392,8 @@ class Engine(BaseEngine):
             raise UsageError(f"{module!r} cannot be attached: expected an instance of a flowos.Module")
         if module.mode not in (RDONLY, RDWR):
             raise UsageError(f"{type(module).__name__}: mode {module.mode!r}, expected {RDONLY!r} or {RDWR!r}")
+        if not isinstance(module.protocol, str):
+            raise UsageError(f"{type(module).__name__}: protocol {module.protocol!r}, expected a name, such as 'tcp'")
 
     def saved_state(self, attachment):
         """Give what the system keeps for a module as plain data: dicts, lists, texts, bytes, numbers.

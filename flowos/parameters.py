@@ -7,6 +7,7 @@ came and what was expected, and the nearest name where one was mistyped.
 import difflib
 import inspect
 import re
+import traceback
 import types
 import typing
 from dataclasses import dataclass
@@ -100,16 +101,23 @@ def make(cls, values=()):
         if parameter.default is parameter.NEEDED and parameter.name not in arguments:
             raise UsageError(f"{title}: parameter {parameter.name!r} ({parameter.kind}) is missing: "
                              f"give {parameter.name}=…")
-    return cls(**arguments)
+    try:
+        return cls(**arguments)
+    except (UsageError, OSError):
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise UsageError(f"{title}: its __init__ raised {type(error).__name__}: {error} "
+                         f"({last.filename}:{last.lineno})") from error
 
 
 def nearest(name, known):
     """Say which of the known names may have been meant, or list them.
 
-    >>> nearest("patern", ["pattern", "flow"]), nearest("x", ["pattern"]), nearest("x", [])
-    ("did you mean 'pattern'?", 'expected pattern', 'there are none')
+    >>> nearest("patern", ["pattern", "flow"]), nearest("TCP", ["tcp"]), nearest("x", ["pattern"]), nearest("x", [])
+    ("did you mean 'pattern'?", "did you mean 'tcp'?", 'expected pattern', 'there are none')
     """
-    near = difflib.get_close_matches(name, list(known), n=1)
+    near = difflib.get_close_matches(name, list(known), n=1) or difflib.get_close_matches(name.lower(), list(known), n=1)
     if near:
         return f"did you mean {near[0]!r}?"
     return f"expected {', '.join(known)}" if known else "there are none"

@@ -114,7 +114,7 @@ def get_module(spec):
     it does not run, or has no such class.
 
     >>> get_module("byte_count").protocol
-    'tcp'
+    'transport'
     >>> get_module("gopher_strip") is None
     True
     """
@@ -143,6 +143,8 @@ def find_module(spec):
     flowos.core.errors.UsageError: there is no module 'byte_cuont'; did you mean 'byte_count'?
     """
     found = get_module(spec)
+    if found is None and os.path.isfile(f"{spec}.py"):
+        raise UsageError(f"there is no module {spec!r}; for the file say {spec}.py")
     if found is None:
         raise UsageError(f"there is no module {spec!r}; {nearest(spec, module_names())}")
     return found
@@ -156,7 +158,8 @@ def all_modules():
 
 def _checked_module(cls, where):
     if not (isinstance(cls, type) and issubclass(cls, Module)):
-        raise UsageError(f"{where}: {cls!r} is not a subclass of flowos.Module")
+        title = cls.__name__ if isinstance(cls, type) else repr(cls)
+        raise UsageError(f"{where}: {title} is not a subclass of flowos.Module")
     return cls
 
 
@@ -175,14 +178,18 @@ def _class_in_file(path, name):
         return _checked_module(getattr(module, name), path)
     found = _modules_in(module)
     if len(found) != 1:
+        if not found:
+            raise UsageError(f"{path} has no module: expected a class derived from flowos.Module")
         names = ", ".join(cls.__name__ for cls in found)
-        raise UsageError(f"{path} has {len(found)} module classes{': ' + names if names else ''}; "
-                         f"say which: {path}:CLASS")
+        raise UsageError(f"{path} has {len(found)} module classes: {names}; say which: {path}:{found[0].__name__}")
     return found[0]
 
 
 def _run_file(path):
-    """Import a file that is in no package; asked for again unchanged, it is the same module."""
+    """Import a file that is in no package; asked for again unchanged, it is the same module.
+
+    It may import the files beside it, such as a decoder; whatever else has their names goes before them.
+    """
     try:
         with open(path, "rb") as file:
             digest = hashlib.sha256(os.fsencode(os.path.realpath(path)) + b"\0" + file.read()).hexdigest()[:16]
@@ -193,6 +200,9 @@ def _run_file(path):
         return sys.modules[title]
     spec = importlib.util.spec_from_file_location(title, path)
     module = sys.modules[title] = importlib.util.module_from_spec(spec)   # dataclasses look themselves up there
+    folder = os.path.dirname(os.path.realpath(path))
+    if folder not in sys.path:
+        sys.path.append(folder)
     try:
         spec.loader.exec_module(module)
     except Exception as error:

@@ -27,7 +27,7 @@ class ByteCount(Module):
     42113
     """
 
-    name = "byte_count"
+    name, protocol = "byte_count", "transport"
 
     def __init__(self, protocol: str = "transport"):
         self.protocol = protocol

@@ -25,7 +25,7 @@ class HttpHeader(Module):
     b'GET / HTTP/1.1\\r\\nHost: h\\r\\nVia: me\\r\\n\\r\\n'
     """
 
-    name = "http_header"
+    name, protocol = "http_header", "http.request"
     mode = RDWR
 
     def __init__(self, set: list[bytes] = (), add: list[bytes] = (), remove: list[bytes] = (),

@@ -764,7 +764,8 @@ def test_wrong_modules_are_refused(ten):
     class Wrong(Module):
         pass
 
-    cases = [({"protocol": "gopher"}, "protocol 'gopher' is unknown; there are .*tcp"), ({"scope": "planet"}, "scope 'planet'"),
+    cases = [({"protocol": "gopher"}, "protocol 'gopher' is unknown; expected .*tcp.*http"), ({"protocol": None}, "protocol None, expected a name"),
+             ({"protocol": "HTTP"}, "did you mean 'http'"), ({"scope": "planet"}, "scope 'planet'"),
              ({"mode": "write"}, "mode 'write'"), ({"mode": flowos.RDWR, "scope": "flow"}, "read-only"), ({"protocol": "http", "scope": "flow"}, "transport levels and below")]
     for attributes, message in cases:
         engine = engine_on(ten)

@@ -22,7 +22,8 @@ def test_a_skeletons_own_tests_pass(tmp_path, capsys, arguments):
     assert main(["new", *arguments, "-d", str(tmp_path)]) == 0
     name = arguments[1]
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{name}.py", f"test_{name}.py"]
-    assert f"test_{name}.py" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"-m pytest {tmp_path}/test_{name}.py" in told and "pip install" not in told
     done = try_out(tmp_path)
     assert done.returncode == 0, done.stdout[-3000:]
     assert "passed" in done.stdout
@@ -61,6 +62,24 @@ def test_mistakes_write_nothing(tmp_path, capsys, arguments, message):
     assert main(["new", *arguments, "-d", str(tmp_path / "made")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "made").exists()
+
+
+def test_pytest_is_asked_for_where_it_is_not(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["new", "module", "mine", "-d", str(tmp_path)]) == 0
+    assert "-m pip install pytest" in capsys.readouterr().out
+
+
+def test_a_module_imports_the_decoder_beside_it(tmp_path, capsys):
+    main(["new", "decoder", "chat", "-d", str(tmp_path)])
+    assert "`import chat`" in capsys.readouterr().out
+    (tmp_path / "lines.py").write_text("import chat\nfrom flowos import Module\nclass Lines(Module):\n    protocol = 'chat'\n"
+                                       "    def process(self, window):\n        for unit in window.units:\n"
+                                       "            self.emit({'line': unit.info})\n")
+    source = save(tmp_path, exchanges(1, request=b"HELLO you\n", response=b"HELLO too\n"))
+    done = subprocess.run([sys.executable, "-m", "flowos.cli", "run", str(source), "--attach", str(tmp_path / "lines.py"),
+                           "--emit", "-", "--quiet"], capture_output=True, text=True, timeout=60, check=True)
+    assert '"HELLO you"' in done.stdout and '"HELLO too"' in done.stdout
 
 
 def test_nothing_is_overwritten(tmp_path, capsys):

@@ -1,4 +1,5 @@
 """Texts become parameters as the annotations say; errors name the class, the parameter, and what was expected."""
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -96,13 +97,15 @@ def test_every_shipped_module_tells_its_parameters(name):
 
 
 def test_modules_are_found_in_files(tmp_path):
-    one, two = tmp_path / "one.py", tmp_path / "two.py"
+    one, two, none = tmp_path / "one.py", tmp_path / "two.py", tmp_path / "none.py"
+    none.write_text("X = 5\n")
     one.write_text("from flowos import Module\nclass Only(Module):\n    name = 'only'\n")
     two.write_text("from flowos import Module\nclass A(Module): pass\nclass B(Module): pass\nX = 5\n")
     assert find_module(str(one)) is find_module(f"{one}:Only")
     assert find_module(f"{two}:B").__name__ == "B"
     for spec, message in [(str(two), "has 2 module classes: A, B"), (f"{two}:C", "has no 'C'"),
-                          (f"{two}:X", "not a subclass"), (f"{tmp_path}/no.py", "No such file")]:
+                          (f"{two}:X", "5 is not a subclass"), (f"{tmp_path}/no.py", "No such file"),
+                          (f"{tmp_path}/one", "for the file say .*one.py"), (str(none), "expected a class derived from flowos.Module")]:
         with pytest.raises(flowos.UsageError, match=message):
             find_module(spec)
     one.write_text("from flowos import Module\nclass Only(Module):\n    name = 'changed'\n")
@@ -114,6 +117,21 @@ def test_a_file_that_does_not_run_says_where(tmp_path):
         (tmp_path / "bad.py").write_text(text)
         with pytest.raises(flowos.UsageError, match=message):
             find_module(str(tmp_path / "bad.py"))
+
+
+def test_a_file_imports_those_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "beside_it.py").write_text("WORD = 'beside'\n")
+    (tmp_path / "one.py").write_text("import beside_it\nfrom flowos import Module\nclass One(Module):\n    name = beside_it.WORD\n")
+    assert find_module(str(tmp_path / "one.py")).name == "beside"
+    assert sys.path[-1] == str(tmp_path)
+
+
+def test_an_init_that_raises_is_told_with_its_place(tmp_path):
+    (tmp_path / "bad.py").write_text("from flowos import Module\nclass Bad(Module):\n    name = 'bad'\n"
+                                     "    def __init__(self):\n        raise KeyError('x')\n")
+    with pytest.raises(flowos.UsageError, match=r"bad: its __init__ raised KeyError: 'x' \(.*bad.py:5\)"):
+        make(find_module(str(tmp_path / "bad.py")))
 
 
 def test_modules_of_packages_are_found_by_entry_point(tmp_path, monkeypatch):

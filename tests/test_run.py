@@ -151,6 +151,42 @@ def test_a_damaged_input_counts_up_to_the_damage(capsys, capture, tmp_path):
     assert (code, bool(err)) in ((0, False), (1, True))
 
 
+def test_a_capture_that_ends_inside_a_record_says_so(capsys, capture, tmp_path):
+    (tmp_path / "cut.pcap").write_bytes(open(capture, "rb").read()[:-10])
+    assert "ends inside a record" in run(capsys, tmp_path / "cut.pcap", "--attach", "byte_count")[1].splitlines()[0]
+    assert "ends inside" not in run(capsys, capture, "--attach", "byte_count")[1]
+    assert main(["inspect", str(tmp_path / "cut.pcap")]) == 0
+    assert "ends inside a record" in capsys.readouterr().out
+
+
+def test_edits_that_are_not_written_are_told(capsys, capture, tmp_path):
+    edits = "--attach", "replace:pattern=hello,replacement=HELLO"
+    assert "-w OUT writes them" in run(capsys, capture, *edits)[1]
+    assert "-w OUT" not in run(capsys, capture, *edits, "-w", tmp_path / "out.pcap")[1]
+    assert "-w OUT" not in run(capsys, capture, "--attach", "replace:pattern=nowhere,replacement=x")[1]
+
+
+def test_what_raised_often_is_counted_in_full(capsys, tmp_path):
+    (tmp_path / "bad.py").write_text(FAILING)
+    capture = save(tmp_path, exchanges(30))
+    _, out, _ = run(capsys, capture, "--attach", f"{tmp_path}/bad.py", "--json")
+    times = json.loads(out)["modules"][0]["errors"]
+    assert times >= 30
+    assert f"raised {times} times; the last was" in run(capsys, capture, "--attach", f"{tmp_path}/bad.py", "--quiet")[2]
+
+
+def test_a_record_is_a_dict(capsys, capture, tmp_path):
+    (tmp_path / "bad.py").write_text(FAILING.replace("raise ValueError('no')", "self.emit('text')"))
+    code, _, err = run(capsys, capture, "--attach", f"{tmp_path}/bad.py", "--emit", tmp_path / "x.jsonl", "--quiet")
+    assert code == 1 and "emit: 'text', expected a dict" in err
+
+
+@pytest.mark.parametrize("spec, message", [("packet:lo", "`flowos up` stands between"), ("pipe:x", "nothing fills it")])
+def test_live_ports_are_no_captures(capsys, spec, message):
+    code, _, err = run(capsys, spec, "--attach", "byte_count")
+    assert code == 2 and message in err and "Engine.add_port" in err
+
+
 def test_a_reader_that_goes_away_ends_the_run(capture):
     done = subprocess.run(["bash", "-c", f"'{sys.executable}' -m flowos.cli run '{capture}' --attach http_log --attach flow_stats "
                            "--emit - --quiet | true; exit ${PIPESTATUS[0]}"], capture_output=True, text=True, timeout=60, check=False)

@@ -112,3 +112,20 @@ def test_what_a_module_raises_is_raised():
 
     with pytest.raises(ValueError, match="no"):
         play(Bad(), talk(turns(b"x", b"")).packets)
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda window: window.find("a"), "find: 'a' is text, expected bytes, as in b'a'"),
+    (lambda window: window.find(7), "find: 7, expected bytes"),
+    (lambda window: window.replace(window.head, window.tail, 7), "replace: 7, expected bytes"),
+    (lambda window: window.insert(window.head, "a"), "insert: 'a' is text"),
+])
+def test_texts_and_numbers_are_no_bytes(call, words):
+    class Wrong(flowos.Module):
+        mode = flowos.RDWR
+
+        def process(self, window):
+            call(window)
+
+    with pytest.raises(flowos.UsageError, match=words):
+        run(Wrong, a=b"abc", cuts="none")

@@ -1,6 +1,7 @@
 """A compiled module in a package of its own: the entropy of each direction's bytes, counted without the GIL.
 
-    pip install ./examples/compiled_module && flowos run x.pcap --attach byte_entropy --emit -
+    pip install --no-build-isolation ./examples/compiled_module     # with the FlowOS, Cython and setuptools that are here
+    flowos run x.pcap --attach byte_entropy --emit -
 
 It is a `flowos.Module` like any other, but its window is typed: `Window.pieces` gives the pointers, and
 the loop over them runs `nogil`.  On threads of their own (`--threads own`) such modules run in parallel.

@@ -44,6 +44,17 @@ def shown(value):
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value))
 
 
+def cut_off(counters):
+    """Say that an input ended inside a record, or nothing.
+
+    >>> cut_off({"cut_records": 1, "unread_bytes": 34}), cut_off({})
+    ('; an input ends inside a record: 34 bytes were not read', '')
+    """
+    if not counters.get("cut_records"):
+        return ""
+    return f"; an input ends inside a record: {counters.get('unread_bytes', 0):,} bytes were not read"
+
+
 class Lines(tuple):
     """Values of one cell, each on a line of its own."""
 
@@ -157,7 +168,7 @@ class TableReport(Report):
         kinds = ", ".join(str(kind) for kind in capture["linktypes"]) or "none"
         self.console.print(
             f"{capture['packets']:,} packets, {capture['bytes']:,} bytes, {capture['truncated']:,} cut short, "
-            f"{seconds:,.3f} s, link types {kinds}")
+            f"{seconds:,.3f} s, link types {kinds}{cut_off(counters)}")
         for rows in (self.connections, *self.sections.values()):
             if rows.total:
                 self.console.print(rows.table())

@@ -6,8 +6,10 @@
 
 The test passes as it is: run it with pytest, then make both your own. No existing file is touched.
 """
+import importlib.util
 import keyword
 import os
+import shutil
 import sys
 
 from . import OK, UsageFault
@@ -44,6 +46,12 @@ def check(kind, name):
         raise UsageFault(f"new: {name!r} would hide Python's module of that name; choose another name")
 
 
+def python():
+    """Spell the Python that runs FlowOS, as the shell here finds it."""
+    found = shutil.which("python")
+    return "python" if found and os.path.dirname(found) == os.path.dirname(sys.executable) else sys.executable
+
+
 def run(arguments):
     """Run `flowos new`; the result is the exit code."""
     from . import new_skeletons
@@ -65,8 +73,12 @@ def run(arguments):
         with open(path, "x", encoding="utf-8") as file:
             file.write(text)
     print(f"wrote {paths[0]} and {paths[1]}")
-    print(f"try:  pytest {paths[1]}")
+    if importlib.util.find_spec("pytest") is None:
+        print(f"once: {python()} -m pip install pytest")
+    print(f"try:  {python()} -m pytest {paths[1]}")
     if kind == "module":
         more = "--emit -" if arguments.reads else "-w out.pcap"
         print(f"      flowos run in.pcap {more} --attach {paths[0]}:{words['@class@']}")
+    else:
+        print(f"      a module in a file beside it says `import {name}` and `protocol = \"{name}\"`")
     return OK

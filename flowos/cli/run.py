@@ -8,16 +8,20 @@ Modules are named as `flowos modules` lists them, as path.py:Class, or by entry 
 in line: every packet that came leaves, edited where a module edits, in a valid capture.
 """
 import os
+import re
 import sys
 import threading
 
 from . import FAILED, INTERRUPTED, OK, UsageFault
 
 
+LIVE = re.compile(r"(packet|xdp|tap|host|pipe):.")
+
+
 def configure(parser):
     """Add the command's arguments."""
     parser.add_argument("inputs", nargs="+", metavar="IN", help="capture file, or - for standard input; several merge by time")
-    parser.add_argument("-w", "--write", metavar="OUT", help="write the packets that leave: .pcap, .pcapng, or -")
+    parser.add_argument("-w", "--write", metavar="OUT", help="write the packets that leave: .pcap, or pcapng by any other name and for -")
     parser.add_argument("--flow", action="append", default=[], metavar="NAME=MATCH",
                         help="make a flow of the connections that match (may be repeated; the first that matches has them)")
     parser.add_argument("--attach", action="append", default=[], metavar="MODULE[:k=v,…][@FLOW][#ORDER]",
@@ -60,6 +64,8 @@ class Emitter:
         def emit(record):
             with self.turn:
                 self.counts[id(module)] += 1
+                if not isinstance(record, dict):
+                    raise TypeError(f"emit: {record!r}, expected a dict")
                 try:
                     for sink in self.sinks if self.fault is None else ():
                         sink.write({"module": name, **record})
@@ -157,7 +163,11 @@ def check(arguments):
     if len(taken) > 1:
         raise UsageFault(f"run: {' and '.join(taken)} all want standard output; give one of them a file")
     for path in arguments.inputs:
-        if path != "-" and not path.startswith("pipe:"):
+        if path != "-":
+            if (live := LIVE.match(path)) and not os.path.exists(path):
+                raise UsageFault(f"run: {path} is a live port, and `flowos run` reads captures: `flowos up` stands between "
+                                 f"two ports, Engine.add_port({path!r}) reads one" if live[1] != "pipe" else
+                                 f"run: {path} ends in this process, where nothing fills it: use Engine.add_port({path!r})")
             os.stat(path)                  # a wrong name is said before anything is written
             if arguments.write not in (None, "-") and os.path.exists(arguments.write) \
                     and os.path.samefile(path, arguments.write):

@@ -2,7 +2,7 @@
 import json
 import sys
 
-from .inspect_tables import PIPED_WIDTH, shown
+from .inspect_tables import PIPED_WIDTH, cut_off, shown
 
 #: Counters of an attachment, in the order of the table's columns.
 COUNTERS = ("windows", "units", "bytes", "edits", "bytes_removed", "bytes_inserted", "drops", "held_released", "errors")
@@ -24,11 +24,16 @@ def summary(session):
     }
 
 
+def errors_of(attachment):
+    """Count what an attachment's module raised; `errors` itself keeps the newest only."""
+    return max(getattr(attachment, "counters", {}).get("errors", 0), len(attachment.errors))
+
+
 def module_record(session, attachment, want):
     """Give what one attachment did."""
     module = attachment.module
     counters = dict(getattr(attachment, "counters", {}))
-    counters["errors"] = max(counters.get("errors", 0), len(attachment.errors))
+    counters["errors"] = errors_of(attachment)
     return {
         "module": module.name or type(module).__name__, "spec": want.spec, "flow": want.flow, "order": attachment.order,
         "protocol": attachment.protocol, "mode": module.mode,
@@ -63,7 +68,7 @@ def print_tables(told, out):
     console = Console(file=out, highlight=False, soft_wrap=False, width=None if out.isatty() else PIPED_WIDTH)
     capture = told["capture"]
     seconds = ((capture["last_ns"] or 0) - (capture["first_ns"] or 0)) / 1e9
-    console.print(f"{capture['packets']:,} packets, {capture['bytes']:,} bytes, {seconds:,.3f} s")
+    console.print(f"{capture['packets']:,} packets, {capture['bytes']:,} bytes, {seconds:,.3f} s{cut_off(told['counters'])}")
     if told["modules"]:
         table = Table(title="modules", title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
         names = ["module", "flow", "order", "level", *COUNTERS, "records", "time, ms"]
@@ -83,6 +88,8 @@ def print_tables(told, out):
         parts = ", ".join(f"{left[name]:,} {name}" for name in LEFT)
         stayed = "".join(f"; {count:,} stayed ({reason.replace('_', ' ')})" for reason, count in left["stayed"].items())
         console.print(f"{left['left']:,} packets left: {parts}{stayed}")
+    elif any(module["edits"] for module in told["modules"]):
+        console.print("edited packets were counted, and not written: -w OUT writes them")
     out.flush()
 
 
@@ -92,6 +99,7 @@ def print_errors(session):
     for attachment, want in session.attached:
         if attachment.errors:
             failed = True
-            sys.stderr.write(f"flowos: {want.spec} raised {len(attachment.errors)} times; the last was:\n"
+            times = errors_of(attachment)
+            sys.stderr.write(f"flowos: {want.spec} raised {'once' if times == 1 else f'{times:,} times; the last was'}:\n"
                              f"{attachment.errors[-1].rstrip()}\n")
     return failed

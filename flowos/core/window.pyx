@@ -593,6 +593,18 @@ cdef uint64_t transport_header(const fos_unit *u, uint8_t proto) noexcept nogil:
     return want if want < n else n
 
 
+cdef bytes as_bytes(str what, data):
+    """Bytes from anything that has them; a text or a number is a mistake, not so many zeros."""
+    if type(data) is bytes:
+        return <bytes>data
+    if isinstance(data, str):
+        raise UsageError(f"{what}: {data!r} is text, expected bytes, as in b{data!r}")
+    try:
+        return bytes(memoryview(data))
+    except TypeError:
+        raise UsageError(f"{what}: {data!r}, expected bytes") from None
+
+
 cdef class Window:
     """The range `[head, tail)` of one direction of one connection that a module is lent.
 
@@ -993,8 +1005,7 @@ cdef class Window:
         cdef int64_t hit
         cdef uint64_t begin
         self.check()
-        if type(pattern) is not bytes:
-            pattern = bytes(pattern)
+        pattern = as_bytes("find", pattern)
         p = <const uint8_t *>PyBytes_AS_STRING(pattern)
         m = len(pattern)
         if m == 0:
@@ -1052,7 +1063,7 @@ cdef class Window:
         cdef uint64_t total = self.size()
         if isinstance(pattern, Patterns):
             return fos_patterns_partial((<Patterns>pattern).c, self.segs, self.seg_count, self.looked, total)
-        pattern = bytes(pattern)
+        pattern = as_bytes("partial", pattern)
         return fos_partial(self.segs, self.seg_count, self.looked, total, <const uint8_t *>PyBytes_AS_STRING(pattern),
                            len(pattern))
 
@@ -1085,11 +1096,11 @@ cdef class Window:
         """Replace a Span, or the bytes [start, end), by others of any length: replace(span, data), or (start, end, data)."""
         if data is None:
             (start, end), data = start, end
-        self.edit("replace", start, end, bytes(data))
+        self.edit("replace", start, end, as_bytes("replace", data))
 
     def insert(self, offset, data):
         """Insert bytes in front of the byte at `offset`; at `tail`, behind the last one."""
-        self.edit("insert", offset, offset, bytes(data))
+        self.edit("insert", offset, offset, as_bytes("insert", data))
 
     def drop(self, unit):
         """Delete a whole unit of this window; a datagram goes no further, without a trace but a counter."""

@@ -38,7 +38,8 @@ look() {
             need nginx-light have nginx
             need dnsmasq-base have dnsmasq
             need bind9-dnsutils have dig
-            need iputils-ping have ping ;;
+            need iputils-ping have ping
+            need ethtool have ethtool ;;
         fuzz)
             if ! can_fuzz; then
                 local clang major
@@ -53,7 +54,9 @@ look() {
             need libpcap-dev test -e /usr/include/pcap.h
             need libnids-dev test -e /usr/include/nids.h
             need libglib2.0-dev test -e /usr/include/glib-2.0/glib.h
-            need libnet1-dev test -e /usr/include/libnet.h ;;
+            need libnet1-dev test -e /usr/include/libnet.h
+            need iperf3 have iperf3
+            need ethtool have ethtool ;;
         *)
             say "scripts/debian.sh: no group '$group'; expected build, live, fuzz or bench"
             exit 2 ;;

@@ -236,6 +236,7 @@ def test_on_live_ports_no_call_is_under_way_when_the_code_changes():
             engine.step()
         threading.Timer(0.2, gate.go.set).start()
         other = Gate()
+        other.hold = 5
         other.go.set()
         engine.reload(attachment, other)
         saved = engine.saved_state(attachment)["connections"]

@@ -444,6 +444,11 @@ cdef uint32_t decoded(Core core, list serving, Attachment a, uint32_t index, int
     if st != NULL:
         if n > begun and sleeps(a, st, <Window>a.pool[begun]):
             return begun
+        if n == begun + 1 and st.held_since and not st.flags & FOS_STAGE_WOKEN:
+            w = <Window>a.pool[begun]         # it holds all of that: what came behind is no unit of its kind
+            if not w.complete and w.stop + base <= st.seen_unit and w.limit.off <= st.seen_off and (
+                    w.limit.off < st.seen_off or fos_inserted_at(w.input, w.limit.off) <= st.seen_skip or w.limit.skip <= st.seen_skip):
+                return begun
         st.ended = over
     return n
 

@@ -3,6 +3,7 @@
 The judge of `changes` is a model of the daemon that carries them out; that of the rights given up is the
 kernel, asked in a child.
 """
+import contextlib
 import os
 import subprocess
 import sys
@@ -16,9 +17,11 @@ from conftest import ROOT
 from flowos import FlowOSError, UsageError
 from flowos.cli import main
 from flowos.core.errors import LimitError
+from flowos.core.pipe import pipe
 from flowos.daemon import CODE_FAILURE, CODE_NOT_READY, CODE_SUCCESS, ReturnValue, board, privileges
 from flowos.daemon.base import Daemon
 from flowos.daemon.configuration import changes, checked, read, write
+from flowos.daemon.flowosd import FlowDaemon
 from flowos.daemon.items import Command, Shelf
 from flowos.daemon.launch import Settings, background, prepare_state
 from flowos.daemon.modulecode import Code, Made
@@ -360,6 +363,73 @@ def test_what_a_module_gathered_goes_on_in_the_next(places):
     assert (new.module.n, new.module.seen, new.module.value, new.parameter("n")) == (6, 7, 2, 6)
     with pytest.raises(UsageError, match="there is no parameter 'm'"):
         new.parameter("m")
+
+
+MOODY = "from flowos import Module\nclass Moody(Module):\n    name, protocol = 'moody', 'tcp'\n    def __init__(self, n: int = 1):\n        self.n = n // (n - 9)\n"
+
+
+@pytest.fixture
+def flows(tmp_path):
+    """Make daemons between two pipes that share a configuration and a folder of modules."""
+    with contextlib.ExitStack() as stack:
+        def make():
+            (left, _), (right, _) = pipe("l"), pipe("r")
+            daemon = FlowDaemon({"lan": left, "wan": right}, str(tmp_path / "x.toml"), Code([tmp_path]))
+            stack.callback(daemon.engine.close)
+            daemon.restore()
+            return daemon
+        yield make
+
+
+def test_what_cannot_be_taken_up_again_is_kept(flows, tmp_path, capsys):
+    (tmp_path / "moody.py").write_text(MOODY)
+    daemon = flows()
+    for name, parameter in ("flow_add", {"name": "a", "match": "tcp"}), ("attach", {"module": "moody", "flow": "a"}), \
+            ("attach", {"module": "byte_count", "flow": "a"}):
+        assert daemon._command(name, parameter).status == CODE_SUCCESS
+    saved = (tmp_path / "x.toml").read_text()
+    assert [stage["module"] for stage in flows()._command("show").value[0]["pipeline"]] == ["moody", "byte_count"]
+    assert not (tmp_path / "x.toml.before").exists()
+    (tmp_path / "moody.py").write_text(MOODY.replace("(n - 9)", "0"))
+    later = flows()
+    assert [stage["module"] for stage in later._command("show").value[0]["pipeline"]] == ["byte_count"]
+    assert "attach: ZeroDivisionError" in (said := capsys.readouterr().err) and "not all of it runs" in said
+    assert later._command("flow_add", {"name": "b"}).status == CODE_SUCCESS
+    assert read((tmp_path / "x.toml.before").read_text()) == read(saved)
+
+
+def test_an_apply_that_fails_on_the_way_says_how_far_it_came_and_is_saved_so(flows, tmp_path):
+    (tmp_path / "moody.py").write_text(MOODY)
+    daemon = flows()
+    wanted = {"flows": {"a": {"match": "tcp", "attach": [{"module": "byte_count"}, {"module": "moody", "parameters": {"n": 9}}]}}}
+    found = daemon._command("apply", {"configuration": wanted})
+    assert found.status == CODE_FAILURE and found.message.startswith("apply: change 5 of 5, attach: ZeroDivisionError")
+    assert read((tmp_path / "x.toml").read_text()) == checked(daemon.configuration())
+    assert [stage["module"] for stage in daemon._command("show").value[0]["pipeline"]] == ["byte_count"]
+    wanted["flows"]["a"]["attach"][1]["parameters"]["n"] = "12"
+    assert [change["command"] for change in daemon._command("apply", {"configuration": wanted, "plan": True}).value] == ["attach"]
+    assert daemon._command("apply", {"configuration": wanted}).status == CODE_SUCCESS
+    assert daemon._command("apply", {"configuration": wanted}).value == []
+    for spoiled, told in ({"flows": {"a": {"match": "tcp,tp_dst=x"}}}, "flows.a.match: "), ({"modules": {"mine": {"spec": "moody"}}}, "is called 'moody'"), \
+            ({"flows": {"a": {"attach": [{"module": "mody"}]}}}, "there is no module 'mody'"):
+        before = daemon.configuration()
+        found = daemon._command("apply", {"configuration": spoiled})
+        assert found.status == CODE_FAILURE and told in found.message and daemon.configuration() == before
+
+
+def test_parameters_that_are_refused_leave_the_old_at_work(flows, tmp_path):
+    (tmp_path / "moody.py").write_text(MOODY)
+    daemon = flows()
+    daemon._command("flow_add", {"name": "a"})
+    daemon._command("attach", {"module": "moody", "flow": "a", "parameters": {"n": 10}})
+    for values, told in ({"n": 9}, "ZeroDivisionError"), ({"n": "x"}, "n is 'x', expected a whole number"), ({"m": 1}, "there is no parameter 'm'"):
+        found = daemon._command("set", {"module": "moody", "flow": "a", "parameters": values})
+        assert found.status == CODE_FAILURE and told in found.message
+        assert daemon._command("get", {"module": "moody", "flow": "a", "parameter": "n"}).value == "10"
+    (tmp_path / "moody.py").write_text(MOODY.replace("'tcp'", "'udp'"))
+    found = daemon._command("reload", {"module": "moody"})
+    assert found.status == CODE_FAILURE and "protocol was 'tcp' and is 'udp'" in found.message
+    assert "moody" in daemon._command("save").value and daemon.loaded["moody"].cls.protocol == "tcp"
 
 
 # ---- rights ---------------------------------------------------------------------------------------

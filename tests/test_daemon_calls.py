@@ -251,14 +251,16 @@ def test_too_many_at_once_are_cut_off(daemon):
 def test_the_socket_is_its_owners_alone(daemon):
     told = os.stat(daemon.socket)
     assert stat.S_IMODE(told.st_mode) == 0o600 and told.st_uid == os.geteuid()
-    if os.fork() == 0:                                    # another user may not even connect
+    child = os.fork()
+    if child == 0:                                        # another user may not even connect
         try:
             os.setuid(65534)
             socket.socket(socket.AF_UNIX).connect(daemon.socket)
         except PermissionError:
             os._exit(0)
-        os._exit(1)
-    assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 # ---- TCP, with certificates on both sides ---------------------------------------------------------

@@ -10,7 +10,7 @@ import sys
 import time
 
 from flowos import Config, Engine
-from flowos.core.errors import FlowOSError, UsageError
+from flowos.core.errors import UsageError
 from flowos.daemon import configuration
 from flowos.daemon.base import Daemon
 from flowos.daemon.modulecode import Code, Made
@@ -230,8 +230,8 @@ class FlowDaemon(Daemon):
             found = self.commands.find(name)
             try:
                 found(self).run_command(found.check(name, parameter))
-            except FlowOSError as error:
-                raise UsageError(f"apply: change {number + 1} of {len(planned)}, {name}: {error}") from error
+            except Exception as error:
+                raise UsageError(f"apply: change {number + 1} of {len(planned)}, {name}: {told(error)}") from error
         return [{"command": name, **parameter} for name, parameter in planned]
 
     def _with_names(self, wanted):
@@ -252,16 +252,24 @@ class FlowDaemon(Daemon):
         return wanted
 
     def restore(self):
-        """Take up the saved configuration, if there is one; what cannot be had is said and left out."""
+        """Take up the saved configuration, if there is one.
+
+        What cannot be had is said and left out; the file is then kept beside the one that the next change writes.
+        """
         if self.state is None or not os.path.exists(self.state):
             return
         wanted = configuration.read_file(self.state)
+        whole = True
         for name, parameter in configuration.changes(self.configuration(), wanted):
             found = self.commands.find(name)
             try:
                 found(self).run_command(found.check(name, parameter))
-            except FlowOSError as error:
+            except Exception as error:        # a module's own, too: the others are to run
+                whole = False
                 sys.stderr.write(f"flowosd: {self.state}: {name}: {told(error)}\n")
+        if not whole:
+            configuration.save(f"{self.state}.before", configuration.write(wanted))
+            sys.stderr.write(f"flowosd: {self.state}: not all of it runs; it is kept as {self.state}.before\n")
 
     def changed(self):
         """Save what there is."""

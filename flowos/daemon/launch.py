@@ -102,11 +102,17 @@ def prepare_state(path, entry):
     return lock
 
 
-def check_reach(entry, state):
-    """UsageError: the user that the daemon became cannot get at the code it still has to load, or at its folder."""
-    for place in (*filter(os.path.isdir, sys.path), *flowos.__path__):
+def check_reach(entry, state, libraries):
+    """UsageError: the user that the daemon became cannot get at commands and modules it has yet to load, or at its folder.
+
+    `libraries`: where other code comes from; most of it is loaded by now, so what cannot be reached is only said.
+    """
+    for place in flowos.__path__:
         if not os.access(place, os.R_OK | os.X_OK):
             raise UsageError(f"{place}: {entry.pw_name} cannot read the daemon's code there; open the way to it, or give --user")
+    for place in libraries:
+        if not os.access(place, os.R_OK | os.X_OK):
+            sys.stderr.write(f"flowosd: {place}: {entry.pw_name} cannot read there: what a module imports from it will be missing\n")
     folder = os.path.dirname(os.path.abspath(state))
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UsageError(f"{folder}: {entry.pw_name} cannot write the configuration there; open the way to it, or give --state")
@@ -130,8 +136,9 @@ def serve(settings, ready=None):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: _end(daemon))
         if entry is not None:
+            libraries = [place for place in sys.path if os.path.exists(place)]
             privileges.drop(entry.pw_name)
-            check_reach(entry, settings.state)
+            check_reach(entry, settings.state, libraries)
         daemon.restore()
         for server in servers:
             server.start(daemon)
@@ -184,6 +191,7 @@ def background(arguments, log):
     mark, _, text = said.strip().partition(" ")
     if mark == READY:
         return pid
+    os.waitpid(pid, 0)
     raise (UsageError if mark == WRONG else FlowOSError)(f"up: {text or f'the daemon ended before it was ready; {log} tells more'}")
 
 

@@ -393,7 +393,7 @@ def test_what_cannot_be_taken_up_again_is_kept(flows, tmp_path, capsys):
     (tmp_path / "moody.py").write_text(MOODY.replace("(n - 9)", "0"))
     later = flows()
     assert [stage["module"] for stage in later._command("show").value[0]["pipeline"]] == ["byte_count"]
-    assert "attach: ZeroDivisionError" in (said := capsys.readouterr().err) and "not all of it runs" in said
+    assert "attach: moody: its __init__ raised ZeroDivisionError" in (said := capsys.readouterr().err) and "not all of it runs" in said
     assert later._command("flow_add", {"name": "b"}).status == CODE_SUCCESS
     assert read((tmp_path / "x.toml.before").read_text()) == read(saved)
 
@@ -403,7 +403,7 @@ def test_an_apply_that_fails_on_the_way_says_how_far_it_came_and_is_saved_so(flo
     daemon = flows()
     wanted = {"flows": {"a": {"match": "tcp", "attach": [{"module": "byte_count"}, {"module": "moody", "parameters": {"n": 9}}]}}}
     found = daemon._command("apply", {"configuration": wanted})
-    assert found.status == CODE_FAILURE and found.message.startswith("apply: change 5 of 5, attach: ZeroDivisionError")
+    assert found.status == CODE_FAILURE and found.message.startswith("apply: change 5 of 5, attach: moody: its __init__ raised ZeroDivisionError")
     assert read((tmp_path / "x.toml").read_text()) == checked(daemon.configuration())
     assert [stage["module"] for stage in daemon._command("show").value[0]["pipeline"]] == ["byte_count"]
     wanted["flows"]["a"]["attach"][1]["parameters"]["n"] = "12"

@@ -216,6 +216,7 @@ typedef struct fos_came {
     uint32_t l3, l4;
     uint16_t link, iface;
     int joined;               /* `frame` is a datagram joined from fragments */
+    int lent;                 /* nobody's packet came: the headers are another's */
 } fos_came;
 
 FOS_INLINE fos_came fos_came_of(const fos_transit *t) {
@@ -284,7 +285,7 @@ static void fos_merge_build(fos_core *core, const fos_lane *lane, int dir, const
         job.fields.tcp_flags = at + part == n ? flags : (uint8_t)(flags & ~(FOS_TCP_FIN | FOS_TCP_PSH));
         uint32_t size = fos_repack_build(&job, out, FOS_SCRATCH_FRAME);
         if (!size) { FOS_COUNT(&core->counters, merged_oversize); return; }
-        if (made) FOS_COUNT(&core->counters, merged_made);
+        if (made || p->lent) FOS_COUNT(&core->counters, merged_made);
         else FOS_COUNT(&core->counters, merged_edited);
         fos_merge_send_made(core, p, out, size, size, made, ts);
         at += part;
@@ -487,7 +488,7 @@ static void fos_merge_make(fos_core *core, fos_lane *lane, int dir, uint64_t fin
     uint8_t flags = (uint8_t)((w->template[w->template_l4 + 13] & ~(FOS_TCP_SYN | FOS_TCP_FIN | FOS_TCP_RST)) | FOS_TCP_PSH);
     if (w->acked || fos_merge_late(core, lane, dir, w->template + w->template_l4)) flags |= FOS_TCP_ACK;
     fos_came like = {.frame = w->template, .captured = w->template_n, .l3 = w->template_l3, .l4 = w->template_l4, .link = w->link,
-                     .iface = w->iface};
+                     .iface = w->iface, .lent = 1};
     fos_merge_build(core, lane, dir, &like, &r, flags, segs, count, total, 0, ts);
 }
 

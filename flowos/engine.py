@@ -1,4 +1,8 @@
-"""The engine: ports, flows and modules put together."""
+"""The engine: ports, flows and modules put together.
+
+What a program calls to build, change and run a pipeline; the loop itself is flowos.core.engine.  The file is
+long because all of it is one class, whose methods' docstrings are its reference.
+"""
 import math
 import select
 import threading

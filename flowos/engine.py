@@ -1,6 +1,7 @@
 """The engine: ports, flows and modules put together.
 
-The file is long because `Engine` is the face of all three, and one class.
+What a program calls to build, change and run a pipeline; the loop itself is flowos.core.engine.  The file is
+long because all of it is one class, whose methods' docstrings are its reference.
 """
 import math
 import select

@@ -140,9 +140,12 @@ class Direction:
 
     def acknowledge(self, packet, source):
         """Check what a packet of the other direction says it has of this one: that, and nothing that has not left."""
-        if packet.ack is None or source.ack is None or self.origin is None or packet.flags & 4:
+        if packet.ack is None or source.ack is None or self.origin is None:
             return
         got = self.offset(packet.ack, len(self.final))
+        if packet.flags & 4:                  # a reset may say anything; what is made behind it says so again
+            self.acknowledged = max(self.acknowledged, got)
+            return
         low, high = self.place(source.ack)
         low, high = min(low, self.acknowledged), max(high, self.acknowledged)   # one that was made says what was said before
         self.acknowledged = max(self.acknowledged, got)

@@ -6,6 +6,8 @@ leaves twice is the same byte.
 """
 import random
 
+import h11
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -13,6 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 import flowos
 from flowos.core.pipe import pipe
 from flowos.packets import valid
+from flowos.registry import get_module
+from conversations import records
 from fragmented import cut, joined
 from left import parse, record
 from models import build
@@ -211,3 +215,81 @@ class Machine(RuleBasedStateMachine):
 TestMachine = Machine.TestCase
 #: Some 10 ms each: 400 cases in the default profile, 8,000 in soak.
 TestMachine.settings = settings(max_examples=4 * settings.default.max_examples, stateful_step_count=40)
+
+
+# ------------------------------------------------------------------------------ messages under way
+
+def responses(dice, count):
+    """Draw responses of a kept connection, by length and in chunks, in whose bodies a pattern stands and begins."""
+    for _ in range(count):
+        body = b"".join(dice.choice([b"hello ", b"<script", b"x" * 30, b"<scr"]) for _ in range(dice.randint(0, 12)))
+        if dice.random() < 0.7:
+            yield b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+        else:
+            yield b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + (b"%x\r\n%s\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
+
+
+def talk_of(dice, messages):
+    """Give the records of requests and their responses, cut at random."""
+    talk, sent, got = Talk().open(), 0, 0
+    for message in messages:
+        talk.a(sent, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", ack=got)
+        sent, at = sent + 27, 0
+        while at < len(message):
+            size = dice.randint(1, 40)
+            talk.b(got + at, message[at:at + size], ack=sent)
+            at += size
+        got += len(message)
+    return records(talk.a(sent, ack=got, flags="F").b(got, ack=sent + 1, flags="F").a(sent + 1, ack=got + 1))
+
+
+@pytest.mark.parametrize("seed", [*range(40), 41, 195])
+def test_messages_stay_whole_when_what_resizes_them_comes_and_goes(seed):
+    """h11 reads every response, whenever http_strip was attached, detached and replaced, inline and on a thread."""
+    dice = random.Random(seed)
+    count, attachment, left = dice.randint(2, 6), None, []
+    threads = dice.choice(["inline", "inline", "own"])
+    port, theirs = pipe("in", 1024, buffer_size=4096)
+    out, output = pipe("out", 4096, buffer_size=8192)
+    with flowos.Engine(flowos.Config.offline()) as engine:
+        engine.add_port(theirs)
+        engine.add_output(out)
+        for ts, frame, *_ in talk_of(dice, responses(dice, count)):
+            port.send(frame, ts)
+            port.tx_sync()
+            if dice.random() < 0.7:
+                for _ in range(3):
+                    engine.step()
+                engine.drain()
+            step = dice.random()
+            if step < 0.1 and attachment is None:
+                attachment = engine.attach(get_module("http_strip")(), threads=threads)
+            elif step < 0.15 and attachment is not None:
+                engine.detach(attachment)
+                attachment = None
+            elif step < 0.18 and attachment is not None:
+                engine.reload(attachment, get_module("http_strip")())
+        port.close()
+        while engine.step():
+            pass
+        engine._check()
+        left = [parse(ts, bytes(frame)) for ts, frame in output.receive()]
+    stream = {}
+    for packet in left:
+        for place, byte in enumerate(packet.payload, packet.seq - 70001):
+            if packet.src == build.B:
+                assert stream.setdefault(place, byte) == byte
+    assert sorted(stream) == list(range(len(stream)))
+    reader, events = h11.Connection(h11.CLIENT), []
+    for number in range(count):
+        reader.send(h11.Request(method="GET", target="/", headers=[("Host", "a")]))
+        reader.send(h11.EndOfMessage())
+        if not number:
+            reader.receive_data(bytes(stream[place] for place in sorted(stream)))
+        while not events or type(events[-1]) is not h11.EndOfMessage:
+            events.append(reader.next_event())
+            assert events[-1] is not h11.NEED_DATA, f"response {number} ends too early"
+        events.clear()
+        if number < count - 1:
+            reader.start_next_cycle()
+    assert not reader.trailing_data[0]

@@ -755,6 +755,9 @@ static int fos_merge_next_parked(fos_core *core, fos_lane *lane, int dir, uint64
     }
     if (!force) {
         if ((t->flags & FOS_TRANSIT_OFF) && fos_merge_awaits(core, lane, dir, (uint64_t)t->off, t->number) && t->off > 0) return 0;
+        /* A later packet may have taken the place of bytes that came before this one. */
+        for (const fos_parked *e = t->flags & FOS_TRANSIT_OFF && t->off > (int64_t)w->gone ? w->early : NULL; e; e = e->next)
+            if (e->packet.number < t->number) return 0;
         /* A repetition of bytes that wait goes behind them. */
         const fos_half *h = fos_half_of(core, lane->index, dir);
         if (t->flags & FOS_TRANSIT_END && lane->writes) {

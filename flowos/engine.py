@@ -207,12 +207,7 @@ class Engine(BaseEngine):
         wanted = flow.match if match is None else match if isinstance(match, Match) else Match.parse(match)
         rank = flow.priority if priority is None else priority
         self._deliver("modify_flow()")
-        self._unmatch_flow(flow.number)
-        try:
-            self._match_flow(wanted, rank, flow.number)
-        except UsageError:                    # a priority out of range
-            self._match_flow(flow.match, flow.priority, flow.number)
-            raise
+        self._rematch_flow(flow.number, (flow.match, flow.priority), (wanted, rank))
         flow.match, flow.priority = wanted, rank
 
     def find_flow(self, name):

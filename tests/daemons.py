@@ -166,7 +166,8 @@ class Flowosd:
     def alive(self):
         """Say whether the process is there and runs."""
         try:
-            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z" \
+                or len(os.listdir(f"/proc/{self.pid}/task")) > 1      # its other threads are still ending
         except OSError:
             return False
 

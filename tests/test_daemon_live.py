@@ -117,7 +117,7 @@ class Transfers:
 def turn(daemon, dice, folder):
     """Change something at random, as it is typed; what is refused for what is there already is tried in vain."""
     flow = dice.choice(["web", "six"])
-    what = dice.choice(["attach", "detach", "set", "reload", "apply", "own", "upgrade"])
+    what = dice.choice(["attach", "detach", "set", "reload", "apply", "own", "mod", "upgrade"])
     if what == "attach":
         words = ["attach", "http_strip", flow, "pattern=SECRET"]
     elif what == "own":
@@ -126,6 +126,8 @@ def turn(daemon, dice, folder):
         words = ["detach", dice.choice(["http_strip", "http_strip", "byte_count"]), flow]
     elif what == "set":
         words = ["set", f"{flow}/http_strip.pattern", dice.choice(["SECRET", "nowhere"])]
+    elif what == "mod":
+        words = ["flow", "mod", flow, "--priority", dice.randrange(10)]
     elif what == "reload":
         words = ["reload", "http_strip"]
     elif what == "apply":

@@ -1,4 +1,5 @@
 """End the daemon: what is held leaves, edited connections are reset, its ports are closed."""
+import os
 import time
 
 from .daemon_calls import client, configure_socket, say
@@ -22,6 +23,6 @@ def runs(pid):
     """Say whether a process of this machine runs; one that waits for its parent's attention has ended."""
     try:
         with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+            return file.read().rpartition(")")[2].split()[0] not in "ZX" or len(os.listdir(f"/proc/{pid}/task")) > 1
     except OSError:                           # it went, perhaps between being found and being read
         return False

@@ -177,6 +177,10 @@ cdef class BaseEngine:
         self.flow_table.remove(number)
         self.change()
 
+    def _rematch_flow(self, number, before, after):
+        self.flow_table.change(number, before, after)
+        self.change()
+
     @property
     def _flow_table(self):
         return self.flow_table

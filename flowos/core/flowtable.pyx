@@ -71,6 +71,19 @@ cdef class FlowTable:
         self.classifier.remove(number)
         self.redecide()
 
+    def change(self, number, before, after):
+        """Put a flow's rule, (match, priority), in place of another; connections that match both never leave the flow.
+
+        UsageError: the rule is wrong, and the one before stays.
+        """
+        self.classifier.remove(number)
+        try:
+            self.classifier.add(*after, number)
+        except BaseException:
+            self.classifier.add(*before, number)
+            raise
+        self.redecide()
+
     cdef int redecide(self) except -1:
         cdef fos_core *c = self.core.c
         cdef fos_conn *conn

@@ -39,7 +39,10 @@ look() {
             need dnsmasq-base have dnsmasq
             need bind9-dnsutils have dig
             need iputils-ping have ping
-            need ethtool have ethtool ;;
+            need ethtool have ethtool
+            need zsh have zsh
+            need fish have fish
+            need apache2-utils have ab ;;
         fuzz)
             if ! can_fuzz; then
                 local clang major

@@ -3,6 +3,7 @@
 #
 #     scripts/sanitize.sh build asan|tsan|debug|coverage
 #     scripts/sanitize.sh test  asan|tsan|debug|coverage [pytest arguments]
+#     scripts/sanitize.sh run   asan|tsan|debug|coverage [pytest arguments]      test, without looking for changes first
 #
 # The sanitizer's runtime is preloaded.  Reports go to build/log/PROFILE-report.*, or past pytest
 # (which is told not to swallow them) to the terminal; any report fails the round.  A report of
@@ -13,21 +14,22 @@ cd "$(dirname "$0")/.." || exit 1
 step=${1:-} profile=${2:-}
 case $step:$profile in
 build:asan|build:tsan|build:debug|build:coverage|test:asan|test:tsan|test:debug|test:coverage) shift 2 ;;
-*) say "usage: scripts/sanitize.sh build|test asan|tsan|debug|coverage [pytest arguments]"; exit 2 ;;
+run:asan|run:tsan|run:debug|run:coverage) shift 2 ;;
+*) say "usage: scripts/sanitize.sh build|test|run asan|tsan|debug|coverage [pytest arguments]"; exit 2 ;;
 esac
 root=$PWD
 python=$root/.venv/bin/python
 tree=$root/build/$profile/tree
-report=$root/$LOGS/$profile-report
+report=$root/$LOGS/$profile-report${SHARD:-}       # SHARD tells rounds apart that run at a time
 
 library() { realpath "$("${CC:-gcc}" -print-file-name="$1")"; }
 
-"$python" scripts/mirror.py "$tree" || exit 1
+[ "$step" = run ] || "$python" scripts/mirror.py "$tree" || exit 1
 # Cython makes the same C for both sanitizers.
-if [ "$profile" = tsan ] && [ ! -e "$tree/build" ] && [ -d build/asan/tree/build/cython ]; then
+if [ "$step" != run ] && [ "$profile" = tsan ] && [ ! -e "$tree/build" ] && [ -d build/asan/tree/build/cython ]; then
     mkdir "$tree/build" && cp -a build/asan/tree/build/cython "$tree/build/" && printf tsan >"$tree/build/profile"
 fi
-if ! (cd "$tree" && FLOWOS_BUILD=$profile "$python" setup.py -q build_ext --inplace) \
+if [ "$step" != run ] && ! (cd "$tree" && FLOWOS_BUILD=$profile "$python" setup.py -q build_ext --inplace) \
         >"$LOGS/$profile-build.log" 2>&1 </dev/null; then
     say "the $profile build FAILED; the end of $LOGS/$profile-build.log:"
     tail -n 40 "$LOGS/$profile-build.log" | sed 's/^/    /'

@@ -96,6 +96,15 @@ def test_bytes_of_a_syn_that_leave_behind_it_acknowledge_the_other_syn(tmp_path)
     assert all(packet.flags & ACK for packet in packets[2:]) and b"".join(data for _, data, _ in of(packets, 0))[:8] == b">> hello"
 
 
+def test_a_fin_leaves_once_where_both_ends_count_from_one_number(tmp_path):
+    """Where the other side's stream begins is told by the FIN of this one, whose sequence number is the same."""
+    talk = Talk(isn_a=5, isn_b=5).a(0, ack=0, flags="F").b(0, ack=1, flags="F")
+    packets, _ = run(tmp_path, records(talk), Scripted(back=[Edit(0, 0, b"bye")]))
+    there = [parse(*packet) for packet in packets]
+    assert [(packet.src, packet.seq, packet.payload, packet.flags & FIN) for packet in there] == [
+        (build.A, 6, b"", FIN), (build.B, 6, b"bye", FIN)]
+
+
 @pytest.mark.parametrize("fin", [True, False])
 def test_delete_the_last_byte(tmp_path, fin):
     talk = Talk().open().a(0, b"hello", ack=0, flags="F" if fin else "").b(0, ack=5 + fin)

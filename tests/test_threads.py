@@ -22,7 +22,7 @@ import flowos
 from flowos.core.worker import ModuleThread
 from flowos.emit import open_sink
 from flowos.packets import Conversation, ethernet, save, udp, valid
-from flowos.testing import shuffle
+from flowos.testing import read_packets, shuffle
 
 pytestmark = pytest.mark.threads
 CAPTURES = ["arkime_wireshark-retrans.pcap", "ndpi_dns_fragmented.pcap", "ndpi_6in4tunnel.pcap", "pcapplusplus_many-protocols.pcap",
@@ -768,3 +768,26 @@ def test_datagrams_beyond_what_may_be_out(tmp_path):
     module = Join("udp")
     statistics = play(tmp_path / "in.pcap", [module], ["own"], tmp_path / "out.pcap")
     assert len(module.seen) == statistics["merged_unchanged"] == 2500
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "http", "http.body", "udp"])
+def test_what_is_never_released_leaves_unchanged_in_the_end(protocol, demo_capture, tmp_path):
+    """Nor is it offered again and again meanwhile."""
+
+    class Never(flowos.Module):
+        mode, calls = flowos.RDWR, 0
+
+        def process(self, window):
+            self.calls += 1
+            window.release(upto=window.head)
+
+    module, output = Never(), tmp_path / "out.pcapng"
+    module.protocol = protocol
+    with flowos.Engine(flowos.Config.offline()) as engine:
+        engine.add_port(demo_capture)
+        engine.add_output(output)
+        engine.attach(module, threads="own")
+        engine.run()
+        engine.drain()
+    came, left = (collections.Counter(bytes(frame) for _, frame in read_packets(path)) for path in (demo_capture, output))
+    assert left == came and 0 < module.calls < 1000

@@ -36,6 +36,7 @@ enum fos_stage_flags {
     FOS_STAGE_AWAY = 4,       /* a thread of its module works on the connection: what stands at its place is not decided */
     FOS_STAGE_LENT = 8,       /* ... on a window of this direction */
     FOS_STAGE_WOKEN = 16,     /* its module asked to be called again by now */
+    FOS_STAGE_TOLD = 32,      /* it holds a message of which it knows that it is complete */
 };
 
 typedef struct fos_stage {

@@ -13,6 +13,7 @@ cdef extern from "core.h" nogil:
         FOS_STAGE_AWAY
         FOS_STAGE_LENT
         FOS_STAGE_WOKEN
+        FOS_STAGE_TOLD
         FOS_STAGE_GONE
         FOS_TAKE_PASS
         FOS_TAKE_REMOVE

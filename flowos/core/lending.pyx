@@ -293,6 +293,9 @@ cdef uint32_t ranged(Core core, list serving, Attachment a, uint32_t index, int 
             st.held_since and not st.ended and stop == s.tail_index and limit.off >= s.tail_off and ends(core, index, dir)):
         return n
     if not tcp and a.writes:
+        if a.worker is not None and st.held_since and first < st.seen_unit and (
+                st.flags & (FOS_STAGE_TOLD | FOS_STAGE_WOKEN)) == FOS_STAGE_TOLD:
+            return n                          # it holds the first of them, and those behind it wait for that
         while first < stop:
             first_unit = first
             u = fos_stream_unit(s, first)
@@ -444,9 +447,9 @@ cdef uint32_t decoded(Core core, list serving, Attachment a, uint32_t index, int
     if st != NULL:
         if n > begun and sleeps(a, st, <Window>a.pool[begun]):
             return begun
-        if n == begun + 1 and st.held_since and not st.flags & FOS_STAGE_WOKEN:
-            w = <Window>a.pool[begun]         # it holds all of that: what came behind is no unit of its kind
-            if not w.complete and w.stop + base <= st.seen_unit and w.limit.off <= st.seen_off and (
+        if (n == begun + 1 or (n > begun and a.worker is not None)) and st.held_since and not st.flags & FOS_STAGE_WOKEN:
+            w = <Window>a.pool[begun]         # it holds all of that: what came behind is no unit of its kind, or another message
+            if (not w.complete or (st.flags & FOS_STAGE_TOLD and a.worker is not None)) and w.stop + base <= st.seen_unit and w.limit.off <= st.seen_off and (
                     w.limit.off < st.seen_off or fos_inserted_at(w.input, w.limit.off) <= st.seen_skip or w.limit.skip <= st.seen_skip):
                 return begun
         st.ended = over
@@ -547,6 +550,10 @@ cdef int commit(Core core, list serving, Attachment a, Window w, bint failed) ex
     st.seen_unit = w.stop + (w.decoding.gone[w.dir] if w.lvl == LEVEL_DECODER and w.decoding.native is None else 0)
     st.seen_off = w.limit.off
     st.seen_skip = min(w.limit.skip, fos_inserted_at(fos_stage_input(way, k), w.limit.off))
+    if st.held_since and w.complete:
+        st.flags |= FOS_STAGE_TOLD
+    else:
+        st.flags &= ~<uint32_t>FOS_STAGE_TOLD
     if w.complete and ends(core, w.index, w.dir):
         st.ended = True                       # it was told, whether or not the connection had a lane then
     st.head = st.out.shown = st.at.off

@@ -642,6 +642,8 @@ FOS_INLINE int fos_unit_is_told(const fos_core *core, const fos_lane *lane, int 
     if (u->kind != FOS_UNIT_FIN) return 0;
     if (lane->way[dir].ends) return 1;
     const uint8_t *th = u->frame + u->l4;
+    uint32_t ports = core->table.conns[lane->index].key.ports;   /* both ends may count from one number */
+    if (!core->translations && fos_be16(th) != (uint16_t)(dir ? ports : ports >> 16)) return 1;
     uint32_t n = fos_ip_end(u->frame, u->l3, u->captured) - u->l4 - fos_tcp_header_len(th);
     return !(th[13] & FOS_TCP_FIN) || fos_be32(th + 4) + n != fos_half_of(core, lane->index, dir)->origin + (uint32_t)u->off;
 }

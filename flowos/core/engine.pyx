@@ -1272,6 +1272,7 @@ cdef class BaseEngine:
         cdef fos_lane *lane = fos_lane_of(c, loan.index) if loan.laned else NULL
         cdef Window w
         cdef uint32_t i = 0
+        cdef int k, dir
         cdef bint failed
         if lane != NULL:
             lane.away -= 1
@@ -1289,6 +1290,10 @@ cdef class BaseEngine:
                 w.attachment = w.decoding = w.made = None
             i += 1
         if lane != NULL:
+            k = stage_number(lane, a)
+            for dir in range(2 if k >= 0 else 0):
+                if lane.way[dir].stages[k].held_since and c.now - lane.way[dir].stages[k].held_since >= a.hold_ns:
+                    self.held_checked = c.now + 1     # it was out when holds were looked at, and is overdue
             fos_lane_touch(c, lane)
             fos_make_ready(c, loan.index, conn)
         if revoked:

@@ -6,6 +6,7 @@ long because all of it is one class, whose methods' docstrings are its reference
 import math
 import select
 import threading
+import time
 from collections import namedtuple
 
 from flowos.config import Config

@@ -1,7 +1,6 @@
 """The port that looks on an interface in blocks, on pairs of interfaces in namespaces of its own."""
 import select
 import socket
-import struct
 import threading
 import time
 
@@ -13,29 +12,18 @@ from flowos.core.blockport import BlockPort
 from flowos.core.errors import CaptureError, UsageError
 from flowos.core.merged import MergedPort
 from flowos.core.ports import open_pair, open_port
-from namespaces import inside, ip, join, raw_socket, switch
+from namespaces import inside, ip, join, switch
+from wire import frames_of, wire
 
 pytestmark = pytest.mark.live
-HEAD = bytes.fromhex("02000000000202000000000188b5")
 
 
 @pytest.fixture
 def pair(netns):
     """A raw socket on one end of a pair of interfaces, and how to open a port on the other."""
-    near, far = netns(), netns()
-    join(near, far, "near", "far")
-    with inside(near):
-        sock = raw_socket("near")
+    with wire(netns, BlockPort) as there:
+        yield there
 
-    def port(**options):
-        with inside(far):
-            return BlockPort("far", **options)
-    yield sock, port, near, far
-    sock.close()
-
-
-def frames_of(count, size=100):
-    return [HEAD + struct.pack("!I", n) + bytes((n * 7 + i) & 255 for i in range(size - 18)) for n in range(count)]
 
 
 def receive(port, count, patience=5):

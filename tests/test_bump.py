@@ -142,3 +142,22 @@ def test_overload_sheds_by_policy_and_every_packet_is_accounted_for(policy):
         got += len(far.receive())
         assert got + engine.statistics()["merged_port_full"] == sent
         assert stuck <= 64 and "merged_port_full" in DESCRIPTIONS and not engine.stalled
+
+
+def test_an_engine_that_waits_for_a_way_out_runs_on():
+    (left, near), (right, far) = pipe("l", slots=64), pipe("r", slots=64)
+    frame = bytes(scapy.Ether() / scapy.IP() / scapy.UDP() / (b"x" * 30))
+    sent, got, stalls = 0, 0, 0
+    with Engine(Config(overload="wait"), ports={"lan": left, "wan": right}) as engine:
+        def between():
+            nonlocal sent, got, stalls
+            while sent < 300 and near.send(frame):
+                sent += 1
+            near.tx_sync()
+            stalls += engine.stalled
+            if stalls > 5:                    # it slept some times; now there is a way
+                got += len(far.receive())
+            if got == 300:
+                engine.stop()
+        engine.run(between)
+    assert got == sent == 300 and stalls > 5

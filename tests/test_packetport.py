@@ -2,7 +2,6 @@
 import os
 import select
 import socket
-import struct
 import time
 
 import pytest
@@ -13,28 +12,17 @@ from flowos.core.errors import CaptureError, FlowOSError, UsageError
 from flowos.core.packetport import PacketPort
 from flowos.core.ports import open_port
 from namespaces import inside, ip, join, raw_socket
+from wire import HEAD, frames_of, received, send, wire
 
 pytestmark = pytest.mark.live
-HEAD = bytes.fromhex("020000000002020000000001 88b5".replace(" ", ""))
 
 
 @pytest.fixture
 def pair(netns):
     """A raw socket on one end of a pair of interfaces, and how to open a port on the other."""
-    near, far = netns(), netns()
-    join(near, far, "near", "far")
-    with inside(near):
-        sock = raw_socket("near")
+    with wire(netns, PacketPort) as there:
+        yield there
 
-    def port(**options):
-        with inside(far):
-            return PacketPort("far", **options)
-    yield sock, port, near, far
-    sock.close()
-
-
-def frames_of(count, size=100):
-    return [HEAD + struct.pack("!I", n) + bytes((n * 7 + i) & 255 for i in range(size - 18)) for n in range(count)]
 
 
 def receive(port, count, patience=5):
@@ -53,24 +41,6 @@ def receive(port, count, patience=5):
     return taken
 
 
-def send(port, frames):
-    """Send frames by a port."""
-    ring = port.tx_ring
-    for frame in frames:
-        while ring.head == ring.tail:
-            port.tx_sync()
-        ring[ring.head].data = frame
-        ring.head += 1
-    port.tx_sync()
-    ring._check()
-
-
-def received(sock, count, patience=5):
-    taken, end = [], time.monotonic() + patience
-    while len(taken) < count and time.monotonic() < end:
-        if select.select([sock], [], [], 0.05)[0]:
-            taken.append(sock.recv(70000))
-    return taken
 
 
 def test_frames_come_as_they_are(pair):

@@ -19,6 +19,7 @@ from flowos.core.ports import open_port
 from flowos.core.tapport import TapPort
 from flowos.core.xdpport import XdpPort
 from namespaces import inside, ip, join, raw_socket, switch
+from wire import send
 
 pytestmark = pytest.mark.live
 
@@ -40,16 +41,6 @@ def take(port, patience=0.0):
             select.select([port], [], [], 0.05)
     return taken
 
-
-def send(port, frames):
-    ring = port.tx_ring
-    for frame in frames:
-        while ring.head == ring.tail:
-            port.tx_sync()
-        ring[ring.head].data = frame
-        ring.head += 1
-    port.tx_sync()
-    ring._check()
 
 
 def answer(packet, mac="02:00:00:00:00:09"):

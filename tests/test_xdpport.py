@@ -26,29 +26,18 @@ from flowos.core.errors import CaptureError, FlowOSError, LimitError, UsageError
 from flowos.core.ports import open_pair, open_port
 from flowos.core.xdpport import XdpPort
 from namespaces import inside, ip, join, libc, raw_socket, switch
+from wire import HEAD, frames_of, received, send, wire
 
 pytestmark = pytest.mark.live
-HEAD = bytes.fromhex("02000000000202000000000188b5")
 fork = multiprocessing.get_context("fork")
 
 
 @pytest.fixture
 def pair(netns):
     """A raw socket on one end of a pair of interfaces, and how to open a port on the other."""
-    near, far = netns(), netns()
-    join(near, far, "near", "far")
-    with inside(near):
-        sock = raw_socket("near")
+    with wire(netns, XdpPort) as there:
+        yield there
 
-    def port(**options):
-        with inside(far):
-            return XdpPort("far", **options)
-    yield sock, port, near, far
-    sock.close()
-
-
-def frames_of(count, size=100, seed=0):
-    return [HEAD + struct.pack("!I", n + seed) + bytes((n * 7 + i) & 255 for i in range(size - 18)) for n in range(count)]
 
 
 def take(port):
@@ -72,24 +61,6 @@ def receive(port, count, patience=5):
     return taken
 
 
-def send(port, frames):
-    """Send frames by a port."""
-    ring = port.tx_ring
-    for frame in frames:
-        while ring.head == ring.tail:
-            port.tx_sync()
-        ring[ring.head].data = frame
-        ring.head += 1
-    port.tx_sync()
-    ring._check()
-
-
-def received(sock, count, patience=5):
-    taken, end = [], time.monotonic() + patience
-    while len(taken) < count and time.monotonic() < end:
-        if select.select([sock], [], [], 0.05)[0]:
-            taken.append(sock.recv(70000))
-    return taken
 
 
 # ------------------------------------------------------------------------------ frames and buffers

@@ -18,7 +18,6 @@ curves take three rounds, what an aim is held against ten.  No time is asserted;
 """
 import argparse
 import datetime
-import json
 import os
 import shutil
 import subprocess

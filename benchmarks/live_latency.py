@@ -19,7 +19,6 @@ import struct
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 from live_net import OTHERS, ROOT, SPACES, TESTED, build_floor, ip, network, running
 from measure import host

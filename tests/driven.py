@@ -13,7 +13,7 @@ import flowos
 from flowos.core.pipe import pipe
 from fragmented import cut, joined
 from left import judge, parse
-from models.pipeline import Answer, Edit, Pipeline, Stage, Unit, View
+from models.pipeline import Answer, Edit, Pipeline, Unit, View
 
 SLOTS = 1024
 

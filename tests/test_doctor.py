@@ -19,7 +19,7 @@ from flowos.core.errors import UsageError
 from flowos.core.xdpport import XdpPort
 from flowos.hostchecks import check_host, check_interface, check_sender
 from flowos.hostsettings import Journal, read_setting
-from namespaces import inside, ip, join, quiet
+from namespaces import inside, ip, quiet
 
 pytestmark = pytest.mark.live
 SYSCTLS = [f"/proc/sys/net/{name}" for name in (

@@ -3,7 +3,7 @@ import pytest
 
 from flowos import UsageError
 from flowos.services import migration as m
-from flowos.services.migration_groups import FROZEN, GIVEN, REGAINED, RESIDENT, STAGED
+from flowos.services.migration_groups import FROZEN, GIVEN, REGAINED, STAGED
 from flowos.services.migration_peers import PACKET, Message, Redirect, SourceEnd, TargetEnd
 from flowos.services.migration_plane import (BUFFERED, COUNTERS, DROPPED, EXHAUSTED, FORWARD, HELD, PROCESSED,
                                              Application, Plane)

@@ -9,7 +9,6 @@ import contextlib
 import itertools
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import hypothesis
@@ -77,16 +76,12 @@ def netns(root):
 
     Its loopback is up; it goes when the test ends, and with it all that was made in it.
     """
-    ip = program("ip")
+    import namespaces                         # which takes `program` from here
     numbers = itertools.count()
     with contextlib.ExitStack() as stack:
         def make():
             name = f"flowos-test-{os.getpid()}-{next(numbers)}"
-            stack.callback(subprocess.run, [ip, "netns", "del", name], capture_output=True, timeout=30, check=False)
-            for command in ([ip, "netns", "add", name], [ip, "-n", name, "link", "set", "lo", "up"]):
-                done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-                if done.returncode:           # in a chroot, say, `ip` cannot remount /
-                    pytest.skip(f"no network namespaces here: {done.stderr.strip()}")
+            namespaces.add(name, stack)
             return name
         yield make
 

@@ -30,7 +30,7 @@ from urllib.parse import parse_qs, urlsplit
 from conftest import ROOT, program
 from flowos.cli import main
 from flowos.daemon.client import Client
-from namespaces import inside, ip, join
+from namespaces import add, inside, ip, join
 
 CLIENT, SERVER = ("10.9.0.1", "fd09::1"), ("10.9.0.2", "fd09::2")
 PAGE = b"<p>hello SECRET world</p>\n"
@@ -212,9 +212,7 @@ def spaces():
     with contextlib.ExitStack() as stack:
         def make():
             name = f"flowos-test-{os.getpid()}-m{random.getrandbits(32):x}"
-            stack.callback(subprocess.run, [program("ip"), "netns", "del", name], capture_output=True, timeout=30, check=False)
-            ip("netns", "add", name)
-            ip("-n", name, "link", "set", "lo", "up")
+            add(name, stack)
             return name
         yield make
 

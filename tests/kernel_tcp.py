@@ -31,7 +31,7 @@ from pathlib import Path
 
 from editscript import edited
 from impaired import ImpairedPort, Impairment, Narrow, frames_in, put
-from namespaces import inside, ip, join
+from namespaces import add, inside, ip, join
 
 from flowos.core.packetport import PacketPort
 
@@ -325,9 +325,7 @@ class Network:
     def __enter__(self):
         with self.stack as stack:
             for name in self.names.values():
-                ip("netns", "add", name)
-                stack.callback(ip, "netns", "del", name)
-                ip("-n", name, "link", "set", "lo", "up")
+                add(name, stack)
             self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             join(self.names["client"], self.names["middle"], "c0", "m0")
             join(self.names["server"], self.names["middle"], "s0", "m1")

@@ -11,6 +11,8 @@ import socket
 import struct
 import subprocess
 
+import pytest
+
 from conftest import program
 
 CLONE_NEWNET = 0x40000000
@@ -42,22 +44,31 @@ def ip(*words):
     subprocess.run([program("ip"), *map(str, words)], check=True, capture_output=True, timeout=30)
 
 
+def add(name, stack):
+    """Make a namespace that goes when `stack` is closed: its loopback up, its interfaces to come silent.
+
+    Silent: without a link-local address the kernel sends no router solicitation and no report of
+    multicast groups, which would come between a test's own frames.
+    """
+    stack.callback(subprocess.run, [program("ip"), "netns", "del", name], capture_output=True, timeout=30, check=False)
+    for words in ("netns", "add", name), ("-n", name, "link", "set", "lo", "up"):
+        done = subprocess.run([program("ip"), *words], capture_output=True, text=True, timeout=30, check=False)
+        if done.returncode:                   # in a chroot, say, `ip` cannot remount /
+            pytest.skip(f"no network namespaces here: {done.stderr.strip()}")
+    # /proc/sys/net shows the namespace of the thread that opens it; the file is absent without IPv6.
+    with inside(name), contextlib.suppress(FileNotFoundError), \
+            open("/proc/sys/net/ipv6/conf/default/addr_gen_mode", "w") as file:
+        file.write("1")                       # no link-local address
+
+
 def join(one, two, first="port0", second="port0", mtu=1500, offloads=False):
-    """Join two namespaces by a pair of interfaces, both up, without IPv6's own chatter."""
+    """Join two namespaces by a pair of interfaces, both up."""
     ip("link", "add", first, "netns", one, "mtu", mtu, "type", "veth", "peer", "name", second, "netns", two, "mtu", mtu)
     for namespace, interface in (one, first), (two, second):
-        with inside(namespace):
-            quiet(interface)
-            if not offloads:
+        if not offloads:
+            with inside(namespace):
                 switch(interface, **dict.fromkeys(SWITCHES, 0))
         ip("-n", namespace, "link", "set", interface, "up")
-
-
-def quiet(interface):
-    """Keep an interface from sending router solicitations and the like of its own accord."""
-    # /proc/sys/net shows the namespace of the thread that opens it.
-    with contextlib.suppress(OSError), open(f"/proc/sys/net/ipv6/conf/{interface}/addr_gen_mode", "w") as file:
-        file.write("1")                       # no link-local address
 
 
 def switch(interface, **values):

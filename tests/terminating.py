@@ -16,7 +16,7 @@ import struct
 
 from editscript import Edit, edited
 from impaired import frames_in, put
-from namespaces import inside, ip, join
+from namespaces import add, inside, join
 
 from flowos.core.packetport import PacketPort
 
@@ -133,8 +133,7 @@ class Terminating:
             middle = self.network.names["middle"]
             for number, near in enumerate("pq"):
                 name = f"{middle}-{near}"
-                ip("netns", "add", name)
-                self.network.stack.callback(ip, "netns", "del", name)
+                add(name, self.network.stack)
                 join(middle, name, f"{near}0", f"{near}1")
                 self.network.set_up_host(name, f"{near}1", 1 - number)
                 made.append(name)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import flowos
 from conversations import (
-    MILLISECOND, REQUEST, RESPONSE, Log, datagram, exchange, exchanges, in_fragments, records, run, save)
+    MILLISECOND, Log, datagram, exchange, exchanges, in_fragments, records, run, save)
 from flowos import Config, DecoderError, Engine, Module, UsageError
 from flowos.decoder import Decoder, Unit
 from models.build import A, B

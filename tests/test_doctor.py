@@ -19,7 +19,7 @@ from flowos.core.errors import UsageError
 from flowos.core.xdpport import XdpPort
 from flowos.hostchecks import check_host, check_interface, check_sender
 from flowos.hostsettings import Journal, read_setting
-from namespaces import inside, ip, quiet
+from namespaces import inside, ip
 
 pytestmark = pytest.mark.live
 SYSCTLS = [f"/proc/sys/net/{name}" for name in (
@@ -60,8 +60,6 @@ def pair(netns):
     ip("link", "add", "near", "netns", near, "numtxqueues", 4, "numrxqueues", 4, "type", "veth",
        "peer", "name", "far", "netns", far, "numtxqueues", 4, "numrxqueues", 4)
     for where, name in (near, "near"), (far, "far"):
-        with inside(where):
-            quiet(name)
         ip("-n", where, "link", "set", name, "up")
     return near, far
 

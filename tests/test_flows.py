@@ -9,10 +9,10 @@ import random
 import pytest
 
 import flowos
-from conversations import MILLISECOND, REQUEST, RESPONSE, Log, datagram, datagrams, exchange, exchanges, in_fragments, run, save
+from conversations import MILLISECOND, REQUEST, RESPONSE, Log, datagram, datagrams, exchange, exchanges, in_fragments, save
 from flowos import Config, Engine, Module, UsageError
 from models import build
-from models.build import A, B, START_NS
+from models.build import START_NS
 
 SMALL_STEPS = {"batch": 4, "deliver_units": 1}
 

@@ -21,7 +21,7 @@ from conversations import (
     MILLISECOND, REQUEST, RESPONSE, Log, datagram, datagrams, exchange, exchanges, in_fragments, records, run, save)
 from flowos import Config, Engine, Module, Pointer, StaleError, UsageError
 from models import build
-from models.build import A, B, START_NS
+from models.build import B, START_NS
 from models.talk import Talk
 
 SMALL_STEPS = {"batch": 4, "deliver_units": 1}
@@ -206,7 +206,7 @@ def test_units_that_were_kept(tmp_path, protocol, fragments):
                 kept.append((unit, [getattr(unit, number) for number in UNIT_NUMBERS], repr(unit), hash(unit)))
                 assert unit == unit and unit.connection is window.connection
 
-        engine = each_window(save(tmp_path, in_fragments(parts) if fragments else parts, name), protocol, look, **SMALL_STEPS)
+        engines = [each_window(save(tmp_path, in_fragments(parts) if fragments else parts, name), protocol, look, **SMALL_STEPS)]
         assert len(kept) > 40
         for _ in range(2):
             for unit, numbers, text, value in kept:
@@ -218,9 +218,8 @@ def test_units_that_were_kept(tmp_path, protocol, fragments):
                         continue
                     with pytest.raises(StaleError):
                         getattr(unit, use)
-            del engine
+            engines.clear()
             gc.collect()
-            engine = None
 
 
 def test_a_kept_unit_never_shows_another_connection(tmp_path):
@@ -639,7 +638,7 @@ def test_a_connection_while_it_lives_and_after(ten):
     assert engine.connections() == []
     engine.delete_flow("web")
     engine.close()
-    del engine
+    engine = None
     gc.collect()
     assert len(live) == 10
     for number, connection in live.items():

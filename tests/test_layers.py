@@ -5,9 +5,12 @@
 The tree itself is read, as text; nothing is imported.  Each rule is a pure function from a
 file's name and text to complaints, and is tried on text that breaks it before it is trusted.
 """
+import io
 import re
 from pathlib import Path
 
+import pyflakes.api
+import pyflakes.reporter
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -257,3 +260,32 @@ def test_the_opening_rule_can_fail():
     assert opening(Path("x.h"), "#ifndef X\n") == ""
     assert opening(Path("x.h"), "/* Rings.\n * More. */\n") == "Rings.\n * More."
     assert opening(Path("x.pyx"), '# cython: language_level=3\n"""Rings."""\n') == "Rings."
+
+
+# ------------------------------------------------------------------------------------------ names
+
+def flaws(path, text):
+    """List the names of a Python file that nothing defines, and the imports and variables that nothing uses.
+
+    A path is met by some test only if a test runs it; a name that is missing is found without.  A
+    line whose comment says `noqa` has told why.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    pyflakes.api.check(text, path, pyflakes.reporter.Reporter(out, err))
+    lines = text.splitlines()
+    return err.getvalue().splitlines() + [
+        line for line in out.getvalue().splitlines() if "# noqa" not in lines[int(line.removeprefix(path).split(":")[1]) - 1]]
+
+
+@pytest.mark.parametrize("path", [
+    str(path.relative_to(ROOT)) for folder in ("flowos", "modules", "decoders", "examples", "benchmarks", "tests")
+    for path in sorted((ROOT / folder).rglob("*.py")) if "build" not in path.relative_to(ROOT).parts])
+def test_every_name_is_defined_and_every_import_used(path):
+    assert flaws(path, (ROOT / path).read_text()) == []
+
+
+def test_the_rule_of_names_can_fail():
+    assert flaws("a.py", "import os\ntime.sleep(1)\n") == [
+        "a.py:1:1: 'os' imported but unused", "a.py:2:1: undefined name 'time'"]
+    assert flaws("a.py", "import os  # noqa: F401: for its effect\n") == []
+    assert len(flaws("a.py", "def f(:\n")) > 0

@@ -12,7 +12,7 @@ import pytest
 
 import flowos
 from conversations import (
-    MILLISECOND, REQUEST, RESPONSE, Log, datagram, datagrams, exchange, exchanges, in_fragments, records, run, save)
+    MILLISECOND, Log, datagram, datagrams, exchange, exchanges, in_fragments, records, run, save)
 from flowos import Config, Engine, Module
 from models import build
 from models.build import A, B, START_NS

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from . import migration as m
 from .migration_groups import FROZEN, GIVEN, REGAINED, STAGED
-from .migration_plane import FORWARD, Plane
+from .migration_plane import FORWARD, Plane  # noqa: F401: the example of both ends uses Plane
 
 PACKET = "packet"               # a message that is no event: a packet on the daisy chain
 

@@ -20,14 +20,14 @@ which keeps messages valid while a module edits their bodies.
 The file is longer than most because a decoder is one file.
 """
 import collections
-import re
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memchr, memcpy, memmove
+from libc.string cimport memchr, memcpy, memmove, memset
 from posix.strings cimport strncasecmp
 
 from flowos.core.decoder cimport Decoder
+from flowos.core.framing cimport Framing
 from flowos.core.unit cimport (FOS_UNIT_DECODER, FOS_UNIT_GAP, FOS_UNIT_INCOMPLETE, fos_sink,
                                fos_unit)
 
@@ -106,7 +106,6 @@ cdef enum:
     DECIDE_BYTES = 64     # ... but without its end, so many bytes are enough to say
     M_UNKNOWN = -1       # the request was not seen yet
 
-HEX = re.compile(rb"[ \t\r]*([0-9A-Fa-f]+)")     # as fos_http_chunk_line reads a size
 
 cdef enum:
     R_NOT_HTTP, R_RESYNC, R_HEAD_TOO_LARGE, R_TOO_MANY_FIELDS, R_BAD_FIELD, R_ODD_REQUEST_LINE
@@ -291,31 +290,35 @@ cdef enum:           # where a chunked body stands
     C_LINE, C_DATA, C_EOL, C_LAST
 
 
-class Exchange:
+cdef class Exchange:
     """What the two directions of a connection tell each other: requests without an answer, versions."""
 
-    def __init__(self, unanswered=0):
-        self.requests = collections.deque([None] * min(unanswered, PENDING_MAX))   # Head, None: unknown
-        self.unknown = 0                        # requests behind these, too many to remember
-        self.server_is_1_1 = None               # not heard yet
+    cdef object requests        # deque of Head; None: unknown
+    cdef uint64_t unknown       # requests behind these, too many to remember
+    cdef object server_is_1_1   # None: not heard yet
 
-    def ask(self, head):
+    def __init__(self, unanswered=0):
+        self.requests = collections.deque([None] * min(unanswered, PENDING_MAX))
+
+    cdef int ask(self, Head head) except -1:
         """A request begins."""
         if self.unknown or len(self.requests) == PENDING_MAX:
             self.unknown += 1
         else:
             self.requests.append(head)
+        return 0
 
-    def answer(self, final):
+    cdef Head answer(self, bint final):
         """A response begins: give its request's Head, or None."""
         if self.requests:
             return self.requests.popleft() if final else self.requests[0]
-        self.unknown -= final and self.unknown > 0
+        if final and self.unknown:
+            self.unknown -= 1
         return None
 
 
 cdef class Head:
-    """A head as the framing needs it: its text, start line and framing fields."""
+    """A head as the framing needs it: its start line and framing fields; its text while it waits."""
 
     cdef bytes text
     cdef fos_http_start start
@@ -323,7 +326,9 @@ cdef class Head:
     cdef readonly bint keeps, closes            # options of Connection
 
     def __cinit__(self, bytes text not None):
-        cdef Py_ssize_t line = text.find(b"\n") + 1
+        cdef const char *all_of_it = text
+        cdef const char *lf = <const char *>memchr(all_of_it, 10, len(text))
+        cdef Py_ssize_t line = lf - all_of_it + 1 if lf != NULL else 0
         self.text = text
         if line == 0 or not fos_http_start_line(&self.start, text, line, False):
             self.start = fos_http_start(0, text[:5] == b"HTTP/", 0, 1)
@@ -334,23 +339,35 @@ cdef class Head:
 
     cdef Py_ssize_t take_options(self, Py_ssize_t line) except -2:
         """Read the options of the Connection field that begins here; give where the next one does, or -1."""
-        cdef Py_ssize_t end = self.text.find(b"\n", line) + 1 or len(self.text)
-        if self.text[end:end + 1] in (b" ", b"\t"):   # folded: the line that is none ends it
-            fields = parse_fields(self.text[line:].split(b"\n"))
+        cdef const char *text = self.text
+        cdef Py_ssize_t end = line_end(text, line, len(self.text)), at = line + 10
+        cdef bytes name, value
+        if text[end] == 32 or text[end] == 9:   # folded; behind the last line is a zero
+            for name, value in parse_fields(self.text[line:].split(b"\n")):   # the line that is none ends it
+                if name.lower() == b"connection":
+                    self.read_options(value, len(value))
         else:
-            fields = parse_fields([self.text[line:end - 1] if end > line and self.text[end - 1] == 10 else self.text[line:end]])
-        for name, value in fields:
-            if name.lower() == b"connection":
-                options = [option.strip() for option in value.lower().split(b",")]
-                self.keeps |= b"keep-alive" in options
-                self.closes |= b"close" in options
+            while text[at] == 32 or text[at] == 9:
+                at += 1
+            if text[at] == 58:
+                self.read_options(text + at + 1, end - at - 1)
         return connection_line(self.text, end - 1) if end < len(self.text) else -1
 
-    cdef Head remembered(self):
-        """Give what a response needs of its request: the start line and the options, no text."""
-        cdef Head brief = Head(b"")
-        brief.start, brief.keeps, brief.closes = self.start, self.keeps, self.closes
-        return brief
+    cdef void read_options(self, const char *at, Py_ssize_t n) noexcept:
+        """Read the options of a Connection field's value."""
+        cdef const char *end = at + n
+        cdef const char *comma
+        cdef const char *last
+        while at < end:
+            comma = <const char *>memchr(at, 44, end - at)
+            comma = last = end if comma == NULL else comma
+            while at < last and is_blank(at[0]):
+                at += 1
+            while last > at and is_blank((last - 1)[0]):
+                last -= 1
+            self.keeps |= last - at == 10 and strncasecmp(at, b"keep-alive", 10) == 0
+            self.closes |= last - at == 5 and strncasecmp(at, b"close", 5) == 0
+            at = comma + 1
 
     cdef bint frames_like(self, Head other):
         return self.fields.has_length == other.fields.has_length and self.fields.length == other.fields.length \
@@ -359,17 +376,25 @@ cdef class Head:
 
     cdef list with_length(self, uint64_t length):
         """The edits that set every Content-Length."""
-        return [(at, end - at, b"%d" % length) for _, name, at, end, _ in field_places(self.text)
-                if name == b"content-length"]
+        return [(value, end - value, b"%d" % length) for _, is_length, value, end, _ in framing_fields(self.text) if is_length]
 
     cdef list without_length(self, bytes instead):
         """The edits that put a field line in the place of what says the length."""
         edits = []
-        for line, name, _, _, end in field_places(self.text):
-            if name == b"content-length" or name == b"transfer-encoding":   # the latter is identity
-                edits.append((line, end - line, instead))
-                instead = b""
+        for line, _, _, _, end in framing_fields(self.text):   # a Transfer-Encoding here is identity
+            edits.append((line, end - line, instead))
+            instead = b""
         return edits
+
+
+cdef inline bint is_blank(char c) noexcept nogil:
+    return c == 32 or 9 <= c <= 13
+
+
+cdef inline Py_ssize_t line_end(const char *text, Py_ssize_t at, Py_ssize_t n) noexcept nogil:
+    """Where the line that begins at `at` ends, behind its LF, or the text does."""
+    cdef const char *lf = <const char *>memchr(text + at, 10, n - at)
+    return lf - text + 1 if lf != NULL else n
 
 
 cdef Py_ssize_t connection_line(bytes text, Py_ssize_t start):
@@ -386,22 +411,31 @@ cdef Py_ssize_t connection_line(bytes text, Py_ssize_t start):
             return at - p
 
 
-def field_places(bytes text):
-    """Yield (line, name, value, end of value, end of lines) of each field of a head: offsets."""
-    cdef Py_ssize_t at = text.find(b"\n") + 1, end, colon, value, stop
-    while 0 < at < len(text):
-        end = text.find(b"\n", at) + 1 or len(text)
-        while text[end:end + 1] in (b" ", b"\t"):
-            end = text.find(b"\n", end) + 1 or len(text)
-        colon = text.find(b":", at, end)
-        if colon >= 0:
-            value, stop = colon + 1, end
-            while value < stop and text[value] in b" \t\r\n":
-                value += 1
-            while stop > value and text[stop - 1] in b" \t\r\n":
-                stop -= 1
-            yield at, text[at:colon].rstrip(b" \t").lower(), value, stop, end
+cdef list framing_fields(bytes text):
+    """(line, is it Content-Length, value, end of value, end of lines) of each field that says a length: offsets."""
+    cdef const char *p = text
+    cdef Py_ssize_t n = len(text), at = line_end(p, 0, n), end, name, value, stop
+    cdef const char *colon
+    cdef list found = []
+    while 0 < at < n:
+        end = line_end(p, at, n)
+        while p[end] == 32 or p[end] == 9:    # behind the last line is a zero
+            end = line_end(p, end, n)
+        name = 14 if strncasecmp(p + at, b"content-length", 14) == 0 else 17 if strncasecmp(p + at, b"transfer-encoding", 17) == 0 else 0
+        colon = <const char *>memchr(p + at, 58, end - at) if name else NULL
+        if colon != NULL:
+            value, stop = colon - p, end
+            while value > at and (p[value - 1] == 32 or p[value - 1] == 9):
+                value -= 1
+            if value - at == name:
+                value = colon - p + 1
+                while value < stop and is_blank(p[value]):
+                    value += 1
+                while stop > value and is_blank(p[stop - 1]):
+                    stop -= 1
+                found.append((at, name == 14, value, stop, end))
         at = end
+    return found
 
 
 def edited(bytes text, edits, uint64_t start=0):
@@ -421,7 +455,7 @@ def edited(bytes text, edits, uint64_t start=0):
 cdef list NO_EDITS = []          # never added to
 
 
-cdef class HttpFraming:
+cdef class HttpFraming(Framing):
     """Keep the messages of one direction valid while a module edits their bodies.
 
     Feed it every unit of the direction, in order, as the module releases it, whole or in parts,
@@ -456,28 +490,26 @@ cdef class HttpFraming:
     """
 
     cdef readonly dict counters
-    cdef object exchange        # Exchange, shared with the other direction
-    cdef uint64_t covered       # everything below is final
-    cdef list final             # edits that are, since the last call
+    cdef Exchange exchange      # shared with the other direction
     cdef uint64_t at            # end of what was taken
     cdef str why                # the reason why edits that change a length are refused
     cdef int mode, chunk
     cdef Head head              # while it waits
     cdef uint64_t start         # ... its offset
-    cdef list head_edits, edits # ... of the body, pending
+    cdef list head_edits, edits # ... of the body, pending; NO_EDITS is not added to
     cdef int64_t delta          # what they add
     cdef int64_t n              # bytes of the body so far; chunked: of the chunk
     cdef Head asked             # a response's request, or None
     cdef bint open              # a chunk was sent whose line end is due
     cdef bytes line             # a size line that waits
     cdef uint64_t line_at
-    cdef object size            # of the body or the chunk, as it says: of any size
+    cdef int64_t size           # of the body or the chunk, as it says
     cdef bint split
+    cdef object peer_head       # the request's head, as the caller of `take` knows it, or None
 
     def __init__(self, exchange=None, already_sent=False):
         self.exchange = exchange or Exchange()
         self.counters = {}
-        self.final = []
         self.why = "refused_midway"
         self.reset(F_REFUSE if already_sent else F_FREE)
 
@@ -490,18 +522,14 @@ cdef class HttpFraming:
         exchange = Exchange(unanswered)
         return cls(exchange, already_sent[0]), cls(exchange, already_sent[1])
 
-    @property
-    def holding(self):
-        """Whether something waits that `limit` would let go."""
-        return self.mode == F_LENGTH or self.mode == F_CHUNKED and self.chunk == C_DATA \
-            and self.n > 0 and not self.split
-
     cdef reset(self, int mode):
         """Begin a message, or the time between two."""
         self.mode = mode
+        if self.head is not None:
+            self.head.text = b""            # a request's head is kept for its response
         self.head = self.asked = None
         self.start = self.line_at = 0
-        self.head_edits, self.edits = [], []
+        self.head_edits = self.edits = NO_EDITS
         self.delta = self.n = 0
         self.open = self.split = False
         self.chunk = C_LINE
@@ -520,29 +548,39 @@ cdef class HttpFraming:
         the stream may leave.  Edits have offsets up to `covered`, where one still goes out with
         what is before it; a later one at the same offset follows it.
         """
-        cdef list given = list(edits)
+        self.peer_head = peer_head
+        self.unit(kind, start, end, 0, list(edits), None if data is None else bytes(data))
+        return self.given() or [], self.covered
+
+    cdef int unit(self, int kind, uint64_t start, uint64_t end, uint32_t message, list edits, bytes data) except -1:
         if kind == K_REQUEST or kind == K_RESPONSE:
             self.settle()
             self.at = end
-            self.begin(start, end, given, data, kind == K_RESPONSE, peer_head)
-            return self.given()
+            self.begin(start, end, edits, data, kind == K_RESPONSE)
+            return self.waits()
         self.at = end
         if kind == K_END:
-            self.settle(given, True)
+            self.settle(edits, True)
         elif kind == K_BODY or kind == FOS_UNIT_GAP:
-            self.take_body(start, end, given)
+            self.take_body(start, end, edits)
         elif self.mode == F_CHUNKED and kind == K_FRAMING:
-            self.count("refused_framing", len(given))
+            self.count("refused_framing", len(edits))
             self.take_framing(start, data)
         elif self.mode == F_CHUNKED and self.chunk == C_LAST:
-            self.edits += given                 # the trailer leaves with the end
+            self.keep(edits)                    # the trailer leaves with the end
         elif self.mode == F_FREE:
-            self.let(given, end)
+            self.let(edits, end)
         elif self.mode == F_REFUSE:
-            self.let(self.fitting(given, self.why), end)
+            self.let(self.fitting(edits, self.why), end)
         else:
-            self.count("refused_framing", len(given))
-        return self.given()
+            self.count("refused_framing", len(edits))
+        return self.waits()
+
+    cdef int waits(self) noexcept:
+        """Note whether something waits that the limit would let go."""
+        self.holding = self.mode == F_LENGTH or (
+            self.mode == F_CHUNKED and self.chunk == C_DATA and self.n > 0 and not self.split)
+        return 0
 
     def limit(self):
         """Decide now: the hold limit was hit.  Returns what `take` returns.
@@ -550,18 +588,26 @@ cdef class HttpFraming:
         Where only framing waits for its own rest (part of a size line, the end of the last chunk) there
         is nothing to decide, and `covered` stays: without that rest its receiver could do nothing either.
         """
+        self.decide()
+        return self.given() or [], self.covered
+
+    cdef int decide(self) except -1:
         if self.mode == F_LENGTH:
             self.leave_length()
         elif self.mode == F_CHUNKED and self.chunk == C_DATA and self.n and not self.split:
             self.split = True
             self.count("chunks_split")
             self.put_chunk(self.n + self.delta)
-        return self.given()
+        return self.waits()
 
     def finish(self):
         """The stream ends here: whatever is pending becomes final.  Returns what `take` returns."""
+        self.close()
+        return self.given() or [], self.covered
+
+    cdef int close(self) except -1:
         self.settle()
-        return self.given()
+        return self.waits()
 
     # -- what they share
 
@@ -569,37 +615,30 @@ cdef class HttpFraming:
         if n:
             self.counters[reason] = self.counters.get(reason, 0) + n
 
-    cdef tuple given(self):
-        """Hand over what became final, edits at one offset made one."""
-        cdef list result = []
-        before = None                           # the last edit, while it only inserts
-        if not self.final:
-            return result, self.covered
-        for offset, removed, data in self.final:
-            if not removed and not data:
-                continue
-            if before is not None and before[0] == offset:
-                result.pop()
-                data = before[2] + data
-            before = None if removed else (offset, 0, data)
-            result.append((offset, removed, data))
-        self.final = []
-        return result, self.covered
+    cdef keep(self, list edits):
+        """Add to the edits of the body that are pending."""
+        if edits:
+            if self.edits is NO_EDITS:
+                self.edits = []
+            self.edits += edits
 
     cdef let(self, list edits, uint64_t end):
         """Make edits and all up to `end` final."""
-        self.final += edits
+        if edits:
+            self.final += edits
         self.covered = end
 
     cdef list fitting(self, edits, str reason):
         """Of edits, those that keep the length; the others are counted."""
+        if not edits:
+            return NO_EDITS
         kept = [edit for edit in edits if edit[1] == len(edit[2])]
         self.count(reason, len(edits) - len(kept))
         return kept
 
     # -- heads
 
-    cdef begin(self, uint64_t start, uint64_t end, list edits, data, bint response, peer_head):
+    cdef begin(self, uint64_t start, uint64_t end, list edits, bytes data, bint response):
         """A head: how its message is framed decides what is to be done (RFC 9112 section 6.3)."""
         cdef Head head, asked = None, by_hand
         cdef bint bodiless = False
@@ -610,25 +649,26 @@ cdef class HttpFraming:
                 self.exchange.ask(None)
             self.refuse("refused_limit", edits, end)
             return
-        head = Head(bytes(data))
+        head = Head(data)
         self.head, self.start, self.head_edits = head, start, edits
         if response:
             self.exchange.server_is_1_1 = bool(head.start.is_1_1)
             asked = self.exchange.answer(head.start.value >= 200 or head.start.value == 101)
-            if peer_head is not None:
-                asked = Head(bytes(peer_head))
+            if self.peer_head is not None:
+                asked = Head(bytes(self.peer_head))
             self.asked = asked
             bodiless = head.start.value < 200 or head.start.value == 204 or head.start.value == 304
             if asked is not None:
                 bodiless |= asked.start.value == FOS_HTTP_HEAD \
                     or asked.start.value == FOS_HTTP_CONNECT and head.start.value < 300
         else:
-            self.exchange.ask(head.remembered())
+            self.exchange.ask(head)
         if edits:
             by_hand = Head(edited(head.text, edits, start))
             if not by_hand.frames_like(head):
                 self.count("length_by_hand")
                 self.let(edits, end)
+                head.text = b""
                 return
         if bodiless:
             self.refuse("refused_bodiless", edits, end)
@@ -642,6 +682,8 @@ cdef class HttpFraming:
         else:
             self.mode = F_LENGTH
             self.size = head.fields.length
+            return
+        head.text = b""
 
     cdef refuse(self, str reason, list edits, uint64_t end):
         """Let all go up to `end`; from there on only edits that keep the length pass."""
@@ -680,8 +722,8 @@ cdef class HttpFraming:
         else:
             self.let(edits, end)
 
-    cdef pend(self, edits):
-        self.edits += edits
+    cdef pend(self, list edits):
+        self.keep(edits)
         for _, removed, data in edits:
             self.delta += len(data) - <int64_t>removed
 
@@ -721,7 +763,7 @@ cdef class HttpFraming:
             self.mode = F_REFUSE
             self.why = "refused_limit"
             self.final += self.fitting(self.edits, self.why)
-        self.edits, self.delta = [], 0
+        self.edits, self.delta = NO_EDITS, 0
         self.covered = self.at
 
     cdef bint closes_after(self, Head head, Head asked):
@@ -735,39 +777,44 @@ cdef class HttpFraming:
 
     # -- a chunked message
 
-    cdef take_framing(self, uint64_t start, data):
+    cdef take_framing(self, uint64_t start, bytes data):
         """Line ends, size lines, and what ends the body: read them, and hold a size line."""
-        cdef bytes left = b"" if data is None else bytes(data)
-        cdef Py_ssize_t n
-        if not left and self.at > start:
+        cdef const char *p = NULL
+        cdef Py_ssize_t at = 0, end, n = 0
+        if data is not None:
+            p = data
+            n = len(data)
+        if not n and self.at > start:
             self.give_up()
-        while left and self.chunk != C_LAST:
-            n = left.find(b"\n") + 1 or len(left)
+        while at < n and self.chunk != C_LAST:
+            end = line_end(p, at, n)
             if self.chunk == C_DATA:                    # shorter than its line said
                 self.give_up()
                 return
             if self.chunk == C_EOL:
-                self.let([] if self.open else [(start, n, b"")], start + n)
-                if left[n - 1] == 10:
+                self.let(NO_EDITS if self.open else [(start + at, end - at, b"")], start + end)
+                if p[end - 1] == 10:
                     self.open = False
                     self.chunk = C_LINE
             else:
-                self.line_at = self.line_at if self.line else start
-                self.line += left[:n]
-                if left[n - 1] == 10:
+                if not self.line:
+                    self.line_at = start + at
+                self.line = self.line + data[at:end] if self.line else data[at:end]
+                if p[end - 1] == 10:
                     self.read_line()
-            start += n
-            left = left[n:]
+            at = end
 
     cdef read_line(self):
         """A size line is whole."""
-        digits = HEX.match(self.line)
-        if not digits:
+        cdef fos_http_chunk line
+        cdef size_t used
+        memset(&line, 0, sizeof(line))
+        if fos_http_chunk_line(&line, self.line, len(self.line), &used) != FOS_HTTP_DONE:
             self.give_up()
             return
-        self.size = int(digits[1], 16)
+        self.size = line.size
         self.n = self.delta = 0
-        self.edits = []
+        self.edits = NO_EDITS
         self.split = False
         self.chunk = C_DATA if self.size else C_LAST
 
@@ -788,7 +835,7 @@ cdef class HttpFraming:
                 self.put_chunk(self.n + self.delta)
             self.chunk = C_EOL
 
-    cdef put_chunk(self, n):
+    cdef put_chunk(self, int64_t n):
         """Make a chunk final, of n bytes as edited; its size line with it."""
         line = self.line
         if n == 0:
@@ -802,7 +849,7 @@ cdef class HttpFraming:
         self.open = n > 0
         self.line = b""
         self.let(self.edits, self.at)
-        self.edits, self.delta = [], 0
+        self.edits, self.delta = NO_EDITS, 0
 
     cdef give_up(self):
         """The framing is not what it should be: what is left of the message passes unedited."""
@@ -835,12 +882,12 @@ cdef class HttpFraming:
 
     cdef settle_length(self):
         """The whole body is in hand: correct the head if its length changed."""
-        cdef Head to_edit = self.head_to_edit()
-        own = []
+        cdef list own = NO_EDITS
         if self.delta:
             self.count("corrected")
-            own = to_edit.with_length(max(0, self.size + self.delta))
-        self.put_head(own)
+            own = self.head_to_edit().with_length(max(0, self.size + self.delta))
+        if own or self.head_edits:
+            self.put_head(own)
         self.final += self.edits
 
     cdef settle_chunked(self, list edits):

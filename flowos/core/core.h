@@ -239,9 +239,9 @@ FOS_NOINLINE void fos_note_mss(fos_core *core, uint32_t index, fos_conn *c, int 
         if (!h->stream) { core->failed = 1; return; }
         memset(h->stream, 0, sizeof *h->stream);
     }
-    h->stream->mss = mss;
-    h->stream->wscale = scale;
-    h->stream->sack = sack;
+    h->stream->mss = (uint16_t)mss;
+    h->stream->wscale = (uint8_t)scale;
+    h->stream->sack = (uint8_t)sack;
 }
 
 FOS_NOINLINE void fos_append_unit(fos_core *core, uint32_t index, fos_conn *c, int dir, uint16_t kind,

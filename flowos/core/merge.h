@@ -791,10 +791,12 @@ static void fos_lane_drain(fos_core *core, fos_lane *lane, uint64_t number, int6
             for (;;) {
                 const fos_stream *s = fos_half_of(core, lane->index, dir)->stream;
                 const fos_unit *u = s ? fos_stream_unit(s, w->next_unit) : NULL;
-                int parked_first = w->first && u && w->first->packet.number < u->packet;
-                int step = parked_first ? fos_merge_next_parked(core, lane, dir, number, ts, 0) : 0;
-                if (!step) step = fos_merge_next_unit(core, lane, dir, limit[dir], number, ts);
-                if (!step && !parked_first) step = fos_merge_next_parked(core, lane, dir, number, ts, 0);
+                int due = u && u->packet <= number && u->off + u->len <= limit[dir], step = 0;
+                int parked_due = w->first && w->first->packet.number <= number;
+                int parked_first = parked_due && u && w->first->packet.number < u->packet;
+                if (parked_first) step = fos_merge_next_parked(core, lane, dir, number, ts, 0);
+                if (!step && due) step = fos_merge_next_unit(core, lane, dir, limit[dir], number, ts);
+                if (!step && parked_due && !parked_first) step = fos_merge_next_parked(core, lane, dir, number, ts, 0);
                 if (!step && FOS_UNLIKELY(w->early != NULL)) step = fos_merge_next_early(core, lane, dir, ts, 0);
                 if (!step) break;
                 moved = 1;

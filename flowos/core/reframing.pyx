@@ -13,6 +13,7 @@ from libc.string cimport memcpy
 
 from flowos.core.core cimport *
 from flowos.core.decoding cimport Decoding, ruled_out
+from flowos.core.framing cimport Framing, framing_of
 from flowos.core.lane cimport *
 from flowos.core.state cimport Core
 from flowos.core.unit cimport *
@@ -20,9 +21,10 @@ from flowos.core.unit cimport *
 from flowos.core.errors import LimitError
 
 cdef extern from "splice.h" nogil:
+    uint32_t fos_edits_above(const fos_edits *e, uint64_t pos)
     int fos_edits_put(fos_edits *e, fos_blocks *blocks, uint64_t pos, uint64_t removed, const uint8_t *data, uint64_t n)
 
-cdef tuple NONE = ()
+cdef list NO_EDITS = []               # never added to
 
 
 cdef bytes between(Core core, uint32_t index, int dir, uint64_t start, uint64_t end):
@@ -104,9 +106,9 @@ cdef class Reframer:
         if sides is None:
             sides = self.pairs[lane.index] = [Side.__new__(Side), Side.__new__(Side)]
             # Where the connection is under way a message may be, too: what it promised stands until the next begins.
-            (<Side>sides[0]).framing, (<Side>sides[1]).framing = self.framing.pair(
-                (lane.way[0].stages[k].at.off > 0, lane.way[1].stages[k].at.off > 0))
+            pair = self.framing.pair((lane.way[0].stages[k].at.off > 0, lane.way[1].stages[k].at.off > 0))
             for d in range(2):
+                (<Side>sides[d]).framing = framing_of(pair[d])
                 (<Side>sides[d]).fed = lane.way[d].stages[k].at.off
                 (<Side>sides[d]).unit = decoding.up[d].head_index
         side = <Side>sides[dir]
@@ -136,19 +138,20 @@ cdef class Reframer:
             if end < u.end:
                 break
             side.unit += 1
-        if side.holding:
+        if side.framing.holding:
             if not side.since:
                 side.since = c.now if c.now else 1
             if force or limit.off - st.at.off > self.hold_bytes or c.now - side.since >= self.hold_ns:
                 c.counters.v[FOS_C_windows_hold_limit] += 1
-                covered = self.final(st, side.framing.limit())
-                side.holding = side.framing.holding
+                side.framing.decide()
+                covered = self.final(st, side.framing)
                 side.since = 0
         else:
             side.since = 0
         if (force or h.flags & FOS_HALF_FIN_DONE) and not side.ended and side.fed >= s.tail_off:
             side.ended = True
-            covered = self.final(st, side.framing.finish())
+            side.framing.close()
+            covered = self.final(st, side.framing)
         if side.ended or (force and side.fed >= s.tail_off):
             covered = max(covered, limit.off)
         if covered > st.at.off:
@@ -175,19 +178,18 @@ cdef class Reframer:
                        const fos_edits *given, uint32_t index, int dir, Decoding decoding) except? 0xffffffffffffffff:
         """Feed [start, end) of a unit with the edits in it."""
         cdef uint32_t i, seen = 0
-        cdef uint64_t pos, removed, covered
+        cdef uint64_t pos, removed
         cdef bint body = u.kind == body_kind(decoding), inside
-        edits = []
+        cdef list edits = NO_EDITS
+        cdef bytes data = None
         if side.carry and start == side.fed:
             removed = min(side.carry, end - start)
             if removed:
-                edits.append((start, removed, b""))
+                edits = [(start, removed, b"")]
             side.carry -= removed
         if given != NULL:
-            for i in range(given.first, given.end):
+            for i in range(fos_edits_above(given, side.fed - 1) if side.fed else given.first, given.end):
                 pos = given.items[i].pos
-                if pos < side.fed:
-                    continue
                 if pos == side.fed:
                     seen += 1
                     if seen <= side.taken:
@@ -197,31 +199,33 @@ cdef class Reframer:
                     break
                 removed = min(given.items[i].removed, end - pos)
                 side.carry = given.items[i].removed - removed
+                if edits is NO_EDITS:
+                    edits = []
                 edits.append((pos, removed, PyBytes_FromStringAndSize(<const char *>given.items[i].data, given.items[i].inserted)
                               if given.items[i].inserted else b""))
         if end > side.fed:
             side.taken = 0
         if given != NULL:
             seen = 0
-            for i in range(given.first, given.end):
-                if given.items[i].pos == end and (body or start == end):
+            if body or start == end:
+                for i in range(fos_edits_above(given, end - 1) if end else given.first, fos_edits_above(given, end)):
                     seen += 1
             if end > side.fed or seen > side.taken:
                 side.taken = seen
         side.fed = end
-        data = between(self.core, index, dir, u.start, u.end) if not body and u.end > u.start else None
-        covered = self.final(st, side.framing.take(u.kind, start, end, u.message, merged(edits) if edits else NONE, data))
-        side.holding = side.framing.holding
-        return covered
+        if not body and u.end > u.start:
+            data = between(self.core, index, dir, u.start, u.end)
+        side.framing.unit(u.kind, start, end, u.message, merged(edits) if edits else NO_EDITS, data)
+        return self.final(st, side.framing)
 
-    cdef uint64_t final(self, fos_stage *st, answer) except? 0xffffffffffffffff:
-        """Put the edits that are final behind the stage's own."""
+    cdef uint64_t final(self, fos_stage *st, Framing framing) except? 0xffffffffffffffff:
+        """Put the edits that are final behind the stage's own; give how far it may go."""
         cdef bytes data
-        edits, covered = answer
-        for pos, removed, data in edits:
-            if fos_edits_put(&st.out, &self.core.c.blocks, pos, removed, <const uint8_t *>PyBytes_AS_STRING(data), len(data)):
-                raise LimitError("no memory for the edits of a connection")
-        return covered
+        if framing.final:
+            for pos, removed, data in framing.given() or NO_EDITS:
+                if fos_edits_put(&st.out, &self.core.c.blocks, pos, removed, <const uint8_t *>PyBytes_AS_STRING(data), len(data)):
+                    raise LimitError("no memory for the edits of a connection")
+        return framing.covered
 
     cdef int pass_on(self, fos_lane *lane, uint32_t k, int dir, fos_at limit) except -1:
         """Not this decoder's: what the modules released goes on as it is."""

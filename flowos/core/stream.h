@@ -30,11 +30,13 @@ typedef struct fos_stream {
     uint64_t tail_index;      /* one past the newest; writer: the engine loop */
     uint64_t head_off;        /* stream offset of the oldest byte held */
     uint64_t tail_off;        /* one past the newest byte */
-    uint32_t mss;             /* largest payload that the receiver takes, as its SYN said; 0: not known */
-    uint32_t wscale;          /* shift of the receiver's window, as its SYN said, and 1; 0: none */
-    uint32_t sack;            /* the receiver's SYN permits SACK */
+    fos_chunk *cursor;        /* where a unit was looked up last, or NULL; the next is as a rule there or behind it */
+    uint16_t mss;             /* largest payload that the receiver takes, as its SYN said; 0: not known */
+    uint8_t wscale;           /* shift of the receiver's window, as its SYN said, and 1; 0: none */
+    uint8_t sack;             /* the receiver's SYN permits SACK */
     uint32_t spare;
 } fos_stream;
+FOS_ASSERT_SIZE(fos_stream, 64);
 
 /* The record that the next unit goes into (the caller fills it in), or NULL when memory is out. */
 FOS_INLINE fos_unit *fos_stream_append(fos_stream *s, fos_pool *chunks) {
@@ -51,10 +53,12 @@ FOS_INLINE fos_unit *fos_stream_append(fos_stream *s, fos_pool *chunks) {
     return &c->units[s->tail_index++ - c->base];
 }
 
+/* The chunk of a unit that is held, or NULL.  Only the cursor of *s is written. */
 FOS_INLINE fos_chunk *fos_stream_chunk(const fos_stream *s, uint64_t index) {
-    fos_chunk *c = s->first;
+    fos_chunk *c = s->cursor && index >= s->cursor->base ? s->cursor : s->first;
     if (s->last && index >= s->last->base) return s->last;   /* what was just appended, however much waits before it */
     while (c && index - c->base >= FOS_CHUNK_UNITS) c = c->next;
+    ((fos_stream *)s)->cursor = c;
     return c;
 }
 
@@ -63,7 +67,8 @@ FOS_INLINE fos_unit *fos_stream_last(const fos_stream *s, uint64_t index) {
     return s->last && index >= s->last->base && index < s->tail_index ? &s->last->units[index - s->last->base] : NULL;
 }
 
-/* The unit of this index, or NULL when it is not (or no longer) held.  O(chunks before it), O(1) in the last one. */
+/* The unit of this index, or NULL when it is not (or no longer) held.  O(1) in the last chunk and where the last look-up
+ * was; else O(chunks between). */
 FOS_INLINE fos_unit *fos_stream_unit(const fos_stream *s, uint64_t index) {
     if (index < s->head_index || index >= s->tail_index) return NULL;
     fos_chunk *c = fos_stream_chunk(s, index);
@@ -98,6 +103,7 @@ FOS_INLINE void fos_stream_free_to(fos_stream *s, uint64_t index, fos_pool *chun
         if (upto == stop || upto == s->tail_index) {
             s->first = c->next;
             if (!s->first) s->last = NULL;
+            if (s->cursor == c) s->cursor = NULL;
             fos_pool_give(chunks, c);
         }
     }
@@ -108,6 +114,7 @@ static int fos_stream_check(const fos_stream *s) {
     if (s->head_index > s->tail_index) return 1;
     if (s->head_off > s->tail_off) return 2;
     uint64_t index = s->head_index, off = s->head_off;
+    int seen = 0;
     for (const fos_chunk *c = s->first; c; c = c->next) {
         if (c->base > index) return 3;
         for (; index < s->tail_index && index - c->base < FOS_CHUNK_UNITS; index++) {
@@ -116,7 +123,9 @@ static int fos_stream_check(const fos_stream *s) {
             off = u->off + u->len;
         }
         if (!c->next && s->last != c) return 5;
+        seen |= c == s->cursor;
     }
+    if (s->cursor && !seen) return 8;
     if (index != s->tail_index) return 6;
     return off > s->tail_off ? 7 : 0;
 }

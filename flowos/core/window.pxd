@@ -7,7 +7,7 @@ from flowos.core.decoding cimport Decoding
 from flowos.core.lane cimport fos_at, fos_edits
 from flowos.core.patterns cimport fos_seg
 from flowos.core.state cimport Core
-from flowos.core.unit cimport fos_unit
+from flowos.core.unit cimport FOS_UNIT_DECODER, fos_unit
 
 
 cdef enum:
@@ -122,6 +122,7 @@ cdef class Window:
     cdef object unit_bytes(self, uint64_t start, uint64_t end)
     cdef int put_range(self, uint64_t start, uint64_t end) except -1
     cdef int build(self) except -1
+    cdef int build_units(self) except -1
     cdef uint64_t size(self) except? 0xffffffffffffffff
     cdef uint64_t index_of(self, offset, what) except? 0xffffffffffffffff
     cdef fos_at place(self, uint64_t i, bint behind)
@@ -131,9 +132,16 @@ cdef class Window:
 cdef uint64_t bits_of(object kinds)
 
 
+cdef inline int kind_bit(uint16_t kind) noexcept:
+    """The bit of a kind in a set of kinds: the first 32 of all units and of a decoder's own have one; 64: none."""
+    if kind < 32:
+        return kind
+    return 32 + kind - FOS_UNIT_DECODER if FOS_UNIT_DECODER <= kind < FOS_UNIT_DECODER + 32 else 64
+
+
 cdef inline bint kind_among(uint16_t kind, uint64_t bits, object kinds):
     """Is a kind of unit in a set?  `bits` is the same set (`bits_of`), or 0."""
-    return bits >> kind & 1 if bits and kind < 64 else kind in kinds
+    return bits >> kind_bit(kind) & 1 if bits and kind_bit(kind) < 64 else kind in kinds
 
 
 cdef object view_at(Core core, const uint8_t *p, uint64_t n, const uint8_t *block)

@@ -101,14 +101,14 @@ cdef object view_at(Core core, const uint8_t *p, uint64_t n, const uint8_t *bloc
 
 
 cdef uint64_t bits_of(object kinds):
-    """A set of numbers of kinds as bits; 0: one of them is none below 64."""
+    """A set of numbers of kinds as bits (`kind_bit`); 0: one of them has none."""
     cdef uint64_t bits = 0
     for kind in kinds:
         if not isinstance(kind, int):
             continue                          # a name: what decoders in Python call it
-        if not 0 <= kind < 64:
+        if not 0 <= kind <= 0xffff or kind_bit(kind) == 64:
             return 0
-        bits |= <uint64_t>1 << <int>kind
+        bits |= <uint64_t>1 << kind_bit(kind)
     return bits
 
 
@@ -878,6 +878,37 @@ cdef class Window:
             return self.made[number].kind in self.kinds
         return kind_among(fos_stream_unit(self.stream, number).kind, self.kind_bits, self.kinds)
 
+    cdef int build_units(self) except -1:
+        """Find the bytes of a compiled decoder's units; those that follow each other are one range of the stream below."""
+        cdef fos_at at = self.begin, to
+        cdef fos_chunk *chunk = NULL
+        cdef fos_unit *u
+        cdef uint64_t i = self.first
+        while i < self.stop:
+            u = fos_stream_walk(self.stream, &chunk, i)
+            i += 1
+            if self.kinds is not None and not kind_among(u.kind, self.kind_bits, self.kinds):
+                continue
+            if at.off < u.start:
+                at.off = u.start
+                at.skip = 0
+            to.off = u.end
+            while i < self.stop:
+                u = fos_stream_walk(self.stream, &chunk, i)
+                if self.kinds is not None and not kind_among(u.kind, self.kind_bits, self.kinds):
+                    i += 1
+                    continue
+                if u.start != to.off:
+                    break
+                to.off = u.end
+                i += 1
+            to.skip = FOS_ALL
+            if to.off > self.limit.off:
+                to = self.limit
+            if at.off <= to.off:
+                self.put_input(&at, to)
+        return 0
+
     cdef int build(self) except -1:
         """Find the window's bytes."""
         cdef uint64_t i
@@ -894,32 +925,25 @@ cdef class Window:
             at = self.begin
             self.put_input(&at, self.limit)
             return 0
+        if self.by_offset and self.made is None:
+            return self.build_units()
         if self.by_offset:
             at = self.begin
             for i in range(self.first, self.stop):
-                if self.made is not None:
-                    if not self.of_kind(i):
-                        continue
-                    start, end = self.made[i].start, self.made[i].end
-                    data = self.made[i].data
-                    if data is not None and not self.writes and at.off <= start and end <= self.limit.off and not self.edited_before(start, end):
-                        at.off = start        # what a reader sees is what was decoded, of whatever bytes below
-                        at.skip = 0
-                        self.put_made(data, at)
-                        at.off = end
-                        continue
-                    if at.off < start:
-                        at.off = start
-                        at.skip = 0
-                    to.off = end
-                else:
-                    u = fos_stream_walk(self.stream, &chunk, i)
-                    if self.kinds is not None and not kind_among(u.kind, self.kind_bits, self.kinds):
-                        continue
-                    if at.off < u.start:
-                        at.off = u.start
-                        at.skip = 0
-                    to.off = u.end
+                if not self.of_kind(i):
+                    continue
+                start, end = self.made[i].start, self.made[i].end
+                data = self.made[i].data
+                if data is not None and not self.writes and at.off <= start and end <= self.limit.off and not self.edited_before(start, end):
+                    at.off = start            # what a reader sees is what was decoded, of whatever bytes below
+                    at.skip = 0
+                    self.put_made(data, at)
+                    at.off = end
+                    continue
+                if at.off < start:
+                    at.off = start
+                    at.skip = 0
+                to.off = end
                 to.skip = FOS_ALL
                 if to.off > self.limit.off:
                     to = self.limit

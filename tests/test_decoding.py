@@ -18,6 +18,7 @@ from conversations import (
     MILLISECOND, Log, datagram, exchange, exchanges, in_fragments, records, run, save)
 from flowos import Config, DecoderError, Engine, Module, UsageError
 from flowos.decoder import Decoder, Unit
+from flowos.decoders.http import HttpFraming
 from models.build import A, B
 from models.talk import Talk
 
@@ -290,6 +291,22 @@ class Faulty(Lines):
     def finish(self, direction, offset, ts):
         self.fails("finish", self.line)
         return super().finish(direction, offset, ts)
+
+
+def test_a_framing_that_the_core_cannot_call_is_refused(tmp_path):
+    class Mine(Lines):
+        name, framing = "mine", list
+
+    class Half(Mine):
+        name, framing = "half", HttpFraming      # compiled, but the decoder is not
+
+    for decoder in Mine, Half:
+        flowos.register_decoder(decoder)
+        try:
+            with pytest.raises(DecoderError, match=f"{decoder.name}: framing is .*, expected a subclass of flowos.core.framing.Framing"):
+                decode(tmp_path, [datagram(b"x", A, B)], Units(decoder.name))
+        finally:
+            flowos.unregister_decoder(decoder.name)
 
 
 @pytest.fixture

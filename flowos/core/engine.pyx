@@ -25,7 +25,9 @@ from flowos.core.attachment cimport Attachment
 from flowos.core.connection cimport Connection, connection_of
 from flowos.core.core cimport *
 from flowos.core.flowtable cimport FlowTable
+from flowos.core.decoder cimport Decoder
 from flowos.core.decoding cimport Decoding
+from flowos.core.framing cimport Framing
 from flowos.core.journal cimport FlowWindow, flow_window, give_back
 from flowos.core.lane cimport FOS_MAX_OUTLETS, FOS_MAX_ROUTES, FOS_MAX_STAGES, FOS_STAGE_AWAY, FOS_STAGE_LENT, FOS_STAGE_WOKEN, FOS_STAGE_WRITES, fos_lane, fos_outlet, fos_stage
 from flowos.core.lending cimport (
@@ -42,7 +44,7 @@ from flowos.core.worker import ModuleThread
 from flowos.core.window cimport LEVEL_DECODER, LEVEL_FRAME, LEVEL_IP, LEVEL_TRANSPORT, Window
 
 from flowos.core.connection import REASONS
-from flowos.core.errors import LimitError, UsageError
+from flowos.core.errors import DecoderError, LimitError, UsageError
 
 cdef extern from "fetch.h" nogil:
     void fos_fetch_ready(const fos_core *core, const uint32_t *ready, uint32_t i, uint32_t count)
@@ -186,7 +188,12 @@ cdef class BaseEngine:
         return self.flow_table
 
     def _set_decoders(self, classes):
-        """Tell which decoders there are: {protocol: class}."""
+        """Tell which decoders there are: {protocol: class}.  DecoderError: the core cannot call the framing of one."""
+        for name, decoder in classes.items():
+            framing = getattr(decoder, "framing", None)
+            if framing is not None and not (isinstance(framing, type) and issubclass(framing, Framing) and issubclass(decoder, Decoder)):
+                raise DecoderError(f"{name}: framing is {framing!r} of {decoder.__name__}, expected a subclass of "
+                                   f"flowos.core.framing.Framing, of a compiled decoder")
         try:
             if not self.busy:
                 self.deliver()
@@ -267,7 +274,7 @@ cdef class BaseEngine:
         if a.writes and (a.classes & ~FOS_CLASS_SCTP) == 0:
             raise UsageError(f"{type(module).__name__}: SCTP cannot be edited: its chunks are under a checksum of the whole packet")
         a.same_length = (a.lvl == LEVEL_DECODER and a.kinds is not None and "body" in a.kinds and not getattr(module, "resizes", False)
-                         and hasattr(self.decoder_classes[name], "framing"))
+                         and getattr(self.decoder_classes[name], "framing", None) is not None)
         self.serials += 1
         a.serial = self.serials
         a.states = {}
@@ -449,7 +456,7 @@ cdef class BaseEngine:
             if a.lvl == LEVEL_DECODER:
                 plan.events = 1
                 self._add_decoder(decoders, a.decoder)
-                if a.writes and getattr(a.module, "resizes", False) and hasattr(self.decoder_classes[a.decoder], "framing"):
+                if a.writes and getattr(a.module, "resizes", False) and getattr(self.decoder_classes[a.decoder], "framing", None) is not None:
                     resizes = a if resizes is None else resizes
         if self.config.detect:
             for protocol in self.decoder_classes:

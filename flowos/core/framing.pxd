@@ -10,6 +10,3 @@ cdef class Framing:
     cdef int decide(self) except -1
     cdef int close(self) except -1
     cdef list given(self)
-
-
-cdef Framing framing_of(object framing)

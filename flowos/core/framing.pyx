@@ -1,16 +1,15 @@
 """What keeps a decoder's messages valid while modules edit them, as the core calls it.
 
-A decoder's class may have `framing`, whose `pair` makes an object for each direction of a
-connection.  The last stage of a flow (reframing.pyx) tells it of every unit, with the edits in it;
-it answers which edits are final, its own among them, and how far the stream may leave.  A compiled
-one is a subclass of Framing, called in C; one in Python has `take`, `limit`, `finish` and
-`holding`, and is called through FramingInPython.  The rules of both are in docs/http-framing.md.
+The class of a compiled decoder may have `framing`: a subclass of Framing whose `pair` makes an
+object for each direction of a connection.  The last stage of a flow (reframing.pyx) tells it of
+every unit, with the edits in it; it answers which edits are final, its own among them, and how far
+the stream may leave.  The rules are in docs/http-framing.md.
 """
 from libc.stdint cimport uint32_t, uint64_t
 
 
 cdef class Framing:
-    """Keep the messages of one direction valid; subclasses say how."""
+    """Keep the messages of one direction valid; a subclass says how, by its own `unit`, `decide` and `close`."""
 
     def __cinit__(self):
         self.final = []
@@ -44,32 +43,3 @@ cdef class Framing:
             result.append((offset, removed, data))
         self.final = []
         return result
-
-
-cdef class FramingInPython(Framing):
-    """An object with the calls of docs/http-framing.md as the core calls it."""
-
-    cdef object framing
-
-    def __init__(self, framing):
-        self.framing = framing
-
-    cdef int told(self, answer) except -1:
-        edits, self.covered = answer
-        self.final = list(edits)
-        self.holding = self.framing.holding
-        return 0
-
-    cdef int unit(self, int kind, uint64_t start, uint64_t end, uint32_t message, list edits, bytes data) except -1:
-        return self.told(self.framing.take(kind, start, end, message, edits, data))
-
-    cdef int decide(self) except -1:
-        return self.told(self.framing.limit())
-
-    cdef int close(self) except -1:
-        return self.told(self.framing.finish())
-
-
-cdef Framing framing_of(object framing):
-    """Give what the core calls."""
-    return <Framing>framing if isinstance(framing, Framing) else FramingInPython(framing)

@@ -13,7 +13,7 @@ from libc.string cimport memcpy
 
 from flowos.core.core cimport *
 from flowos.core.decoding cimport Decoding, ruled_out
-from flowos.core.framing cimport Framing, framing_of
+from flowos.core.framing cimport Framing
 from flowos.core.lane cimport *
 from flowos.core.state cimport Core
 from flowos.core.unit cimport *
@@ -108,7 +108,7 @@ cdef class Reframer:
             # Where the connection is under way a message may be, too: what it promised stands until the next begins.
             pair = self.framing.pair((lane.way[0].stages[k].at.off > 0, lane.way[1].stages[k].at.off > 0))
             for d in range(2):
-                (<Side>sides[d]).framing = framing_of(pair[d])
+                (<Side>sides[d]).framing = pair[d]
                 (<Side>sides[d]).fed = lane.way[d].stages[k].at.off
                 (<Side>sides[d]).unit = decoding.up[d].head_index
         side = <Side>sides[dir]

@@ -23,7 +23,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -31,6 +30,7 @@ from conftest import ROOT, program
 from flowos.cli import main
 from flowos.daemon.client import Client
 from namespaces import add, inside, ip, join
+from waiting import PATIENCE, until
 
 CLIENT, SERVER = ("10.9.0.1", "fd09::1"), ("10.9.0.2", "fd09::2")
 PAGE = b"<p>hello SECRET world</p>\n"
@@ -107,14 +107,14 @@ class Hosts:
         self.web.shutdown()
         self.web.server_close()
 
-    def curl(self, *words, patience=10):
+    def curl(self, *words, patience=PATIENCE):
         """Run curl on the client; give what it printed."""
         done = subprocess.run([program("ip"), "netns", "exec", self.client, program("curl"), "-sS", "-g", "-m", str(patience), *words],
                               capture_output=True, timeout=patience + 5, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def connection(self, family=0, patience=20):
+    def connection(self, family=0, patience=PATIENCE):
         """Give an `http.client.HTTPConnection` of the client to the server, kept alive."""
         connection = http.client.HTTPConnection(SERVER[family], 80, timeout=patience)
         with inside(self.client):
@@ -176,10 +176,7 @@ class Flowosd:
         if self.pid is not None and self.alive():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
-            end = time.monotonic() + 20
-            while self.alive() and time.monotonic() < end:
-                time.sleep(0.002)
-            assert not self.alive(), "the daemon outlives the signal"
+            until(lambda: not self.alive(), "the daemon is gone", pause=0.002)
 
     def try_(self, *words):
         """Type a command; give (exit code, what it printed, what it complained of)."""

@@ -1,7 +1,8 @@
 """Network namespaces for tests: to be inside one, to join two by a pair of interfaces, offloads off.
 
 The `netns` fixture makes and removes namespaces; here is what one does with them.  There is no need
-of the ethtool program: switches are set as it sets them.
+of the ethtool program: switches are set as it sets them.  A pair that was joined carries frames at
+once: the kernel brings a wire up in the background, and until it has, what is sent is lost.
 """
 import contextlib
 import ctypes
@@ -14,9 +15,12 @@ import subprocess
 import pytest
 
 from conftest import program
+from waiting import until
 
 CLONE_NEWNET = 0x40000000
+SIOCGIFFLAGS, IFF_RUNNING = 0x8913, 0x40
 SIOCETHTOOL = 0x8946
+ETHTOOL_GLINK = 0x0a
 # ETHTOOL_S*: sums on receipt and on sending, scatter-gather, TSO, GSO, GRO.
 SWITCHES = {"rx": 0x15, "tx": 0x17, "sg": 0x19, "tso": 0x1f, "gso": 0x24, "gro": 0x2c}
 libc = ctypes.CDLL(None, use_errno=True)
@@ -61,24 +65,41 @@ def add(name, stack):
         file.write("1")                       # no link-local address
 
 
-def join(one, two, first="port0", second="port0", mtu=1500, offloads=False):
-    """Join two namespaces by a pair of interfaces, both up."""
-    ip("link", "add", first, "netns", one, "mtu", mtu, "type", "veth", "peer", "name", second, "netns", two, "mtu", mtu)
+def join(one, two, first="port0", second="port0", mtu=1500, offloads=False, queues=()):
+    """Join two namespaces by a pair of interfaces, both up; `queues`, two numbers, is how many each end has."""
+    ends = [["mtu", mtu, *(["numtxqueues", count, "numrxqueues", count] if count else [])] for count in queues or (None, None)]
+    ip("link", "add", first, "netns", one, *ends[0], "type", "veth", "peer", "name", second, "netns", two, *ends[1])
     for namespace, interface in (one, first), (two, second):
         if not offloads:
             with inside(namespace):
                 switch(interface, **dict.fromkeys(SWITCHES, 0))
         ip("-n", namespace, "link", "set", interface, "up")
+    for namespace, interface in (one, first), (two, second):
+        carried(namespace, interface)
+
+
+def carried(namespace, interface):
+    """Have the kernel notice at once that the wire of an interface is up; wait until it has."""
+    with inside(namespace), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        def running():
+            ethtool(sock, interface, ETHTOOL_GLINK, 0)       # deals with what it has put off, for up to a second
+            asked = fcntl.ioctl(sock, SIOCGIFFLAGS, struct.pack("16sH22x", interface.encode(), 0))
+            return struct.unpack_from("H", asked, 16)[0] & IFF_RUNNING
+        until(running, f"{interface}: the wire is up", pause=0.001)
+
+
+def ethtool(sock, interface, command, value):
+    """Ask or set what struct ethtool_value holds."""
+    data = ctypes.create_string_buffer(struct.pack("=II", command, value))
+    fcntl.ioctl(sock, SIOCETHTOOL, struct.pack("16sP16x", interface.encode(), ctypes.addressof(data)))
 
 
 def switch(interface, **values):
     """Set offloads of an interface of this thread's namespace: `switch("veth0", tx=0, gro=0)`."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         for name, value in values.items():
-            data = ctypes.create_string_buffer(struct.pack("=II", SWITCHES[name], value))
-            request = struct.pack("16sP16x", interface.encode(), ctypes.addressof(data))
             with contextlib.suppress(OSError):        # not every driver has every switch
-                fcntl.ioctl(sock, SIOCETHTOOL, request)
+                ethtool(sock, interface, SWITCHES[name], value)
 
 
 def raw_socket(interface):

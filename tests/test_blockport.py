@@ -13,7 +13,8 @@ from flowos.core.errors import CaptureError, UsageError
 from flowos.core.merged import MergedPort
 from flowos.core.ports import open_pair, open_port
 from namespaces import inside, ip, join, switch
-from wire import frames_of, wire
+from waiting import PATIENCE, until
+from wire import fill, frames_of, wire
 
 pytestmark = pytest.mark.live
 
@@ -26,7 +27,7 @@ def pair(netns):
 
 
 
-def receive(port, count, patience=5):
+def receive(port, count, patience=PATIENCE):
     """Take `count` frames, fewer when no more come in time."""
     taken, end = [], time.monotonic() + patience
     while len(taken) < count and time.monotonic() < end:
@@ -51,9 +52,7 @@ def test_frames_come_as_they_are_many_times_round_the_blocks(pair):
             taken = receive(port, 200)
             assert taken == frames, turn
         sock.send(frames[0])
-        select.select([port], [], [], 5)
-        while not port.rx_sync():
-            pass
+        fill(port, 1)
         slot = port.rx_ring[port.rx_ring.head]
         assert begun <= slot.ts <= time.time_ns() and (slot.wire, slot.link, slot.buffer) == (1514, 1, None)
         counted = port.statistics()
@@ -69,8 +68,12 @@ def test_held_slots_keep_their_blocks_and_what_is_lost_is_counted(pair):
             for frame in frames[first:first + 100]:
                 sock.send(frame)
             got += port.rx_sync()
-        time.sleep(0.05)
-        got += port.rx_sync()
+
+        def accounted():
+            nonlocal got
+            got += port.rx_sync()
+            return got + port.statistics()["kernel_dropped"] >= 2000
+        until(accounted, "each frame was taken, or counted")
         ring = port.rx_ring
         assert [ring[i].data for i in range(got)] == frames[:got]
         assert got < 2000 == got + port.statistics()["kernel_dropped"]
@@ -97,18 +100,22 @@ def test_checksums_are_completed_and_merged_segments_come_whole(netns):
     ip("-n", far, "addr", "add", "10.1.0.2/24", "dev", "far")
     with inside(far):
         port, listener = BlockPort("far"), socket.create_server(("10.1.0.2", 80))
-    with inside(near), port, listener, socket.create_connection(("10.1.0.2", 80), timeout=5) as sock:
+    with inside(near), port, listener, socket.create_connection(("10.1.0.2", 80), timeout=PATIENCE) as sock:
         peer, _ = listener.accept()
         with peer:
             sock.sendall(bytes(100_000))
             left = 100_000
             while left:
                 left -= len(peer.recv(left))
-            time.sleep(0.05)
-            seen = [scapy.Ether(data) for data in receive(port, 1000, patience=0.3)]
-    segments = [packet for packet in seen if scapy.TCP in packet]
+            segments = []
+
+            def complete():
+                packets = map(scapy.Ether, receive(port, 1000, patience=0.02))
+                segments.extend(packet for packet in packets if scapy.TCP in packet)
+                carried = sum(len(packet[scapy.TCP].payload) for packet in segments if packet[scapy.TCP].dport == 80)
+                return carried >= 100_000 and {packet[scapy.IP].src for packet in segments} == {"10.1.0.1", "10.1.0.2"}
+            until(complete, "all that was sent was seen, and answers to it")
     assert max(map(len, segments)) > 1514     # the sender left cutting to the card as well
-    assert {packet[scapy.IP].src for packet in segments} == {"10.1.0.1", "10.1.0.2"}       # both ways
     for packet in segments:
         mended = scapy.Ether(bytes(packet))
         mended[scapy.TCP].chksum = None
@@ -124,10 +131,15 @@ def test_a_group_shares_connections_both_directions_together(pair):
         back = scapy.IP(src="10.0.0.2", dst="10.0.0.1") / scapy.UDP(sport=53, dport=1000 + n)
         for packet in there, back:
             sock.send(bytes(scapy.Ether(**base) / packet / (b"x" * 20)))
-    shares = []
+    shares = [[] for _ in ports]
+
+    def complete():
+        for port, share in zip(ports, shares):
+            packets = [scapy.Ether(data)[scapy.UDP] for data in receive(port, 121, patience=0.02)]
+            share += [{packet.sport, packet.dport} - {53} for packet in packets]
+        return sum(map(len, shares)) >= 120
+    until(complete, "each frame went to one of them")
     for port in ports:
-        packets = [scapy.Ether(data)[scapy.UDP] for data in receive(port, 121, patience=0.1)]
-        shares.append([{packet.sport, packet.dport} - {53} for packet in packets])
         port.close()
     flat = [ports_ for share in shares for ports_ in share]
     assert len(flat) == 120
@@ -141,9 +153,7 @@ def test_a_deleted_interface_ends_the_port(pair):
         sock.send(frames_of(1)[0])
         assert receive(port, 1) == frames_of(1)
         ip("-n", near, "link", "del", "near")
-        for _ in range(1000):
-            port.rx_sync()
-        assert port.ended
+        until(lambda: port.rx_sync() or port.ended, "the port ended", pause=0)
     with pytest.raises(UsageError, match="closed"):
         port.fileno()
 
@@ -168,7 +178,7 @@ def test_an_engine_looks_on_until_it_is_stopped(pair):
     runner.start()
     for n in range(50):
         sock.send(bytes(scapy.Ether(dst="02:00:00:00:00:02") / scapy.IP(src="10.0.0.1") / scapy.UDP(sport=n) / (b"x" * 20)))
-    runner.join(10)
+    runner.join(PATIENCE)
     engine.stop()
     runner.join()
     assert module.seen == 1000
@@ -185,10 +195,8 @@ def test_live_ports_that_are_merged_do_not_wait_for_each_other(pair, netns):
         frames = frames_of(10)
         for frame in frames:
             sock.send(frame)
-        end, got = time.monotonic() + 5, 0
-        while got < 10 and time.monotonic() < end:
-            got += port.rx_sync()
-        assert [port.rx_ring[i].data for i in range(got)] == frames and not port.ended
+        fill(port, 10)
+        assert [port.rx_ring[i].data for i in range(10)] == frames and not port.ended
 
 
 def test_wrong_specs_are_refused(root):

@@ -15,6 +15,8 @@ from flowos import Config, Engine, Module, UsageError
 from flowos.core.counters import DESCRIPTIONS
 from flowos.core.pipe import pipe
 from namespaces import inside, join, raw_socket
+from waiting import PATIENCE
+from wire import one_processor
 
 A, B = "02:00:00:00:00:01", "02:00:00:00:00:02"
 
@@ -72,14 +74,14 @@ def test_everything_is_forwarded_unchanged_both_ways(netns, kind, module):
     runner.start()
     frames = strange_frames()
     try:
-        with near, far:
+        with near, far, one_processor():
             for sender, receiver in (near, far), (far, near):
                 for frame in frames:
                     sender.send(frame)
                 assert took(receiver, len(frames)) == frames
     finally:
         engine.stop()
-        runner.join(10)
+        runner.join()
     assert engine.packets == 2 * len(frames)
     for port in engine.ports.values():
         counted = port.statistics()
@@ -87,7 +89,7 @@ def test_everything_is_forwarded_unchanged_both_ways(netns, kind, module):
     engine.close()
 
 
-def took(sock, count, patience=5):
+def took(sock, count, patience=PATIENCE):
     """The frames that a raw socket got, tags put back into them."""
     sock.setsockopt(263, 8, 1)                # PACKET_AUXDATA
     taken, end = [], time.monotonic() + patience

@@ -24,6 +24,7 @@ from kernel_tcp import ADDRESSES, Network
 from models import build
 from models.talk import Talk
 from namespaces import inside
+from waiting import until
 
 ENDS = {4: (build.A, build.B), 6: (build.A6, build.B6)}
 SECOND = 10**9
@@ -302,11 +303,10 @@ def test_fragments_that_wait_are_let_go_in_time():
     parts = cut(udp(b"a" * 100), 32)
     between = Between(Change(), defrag_seconds_ipv4=1.0)
     with between.engine:
-        assert between.say(0, *parts[:2]) == [[], []]
-        deadline, right = time.monotonic() + 20, []
-        while not right and time.monotonic() < deadline:
-            time.sleep(0.05)
-            right = between.say(0)[1]
+        began = time.monotonic()
+        left, right = between.say(0, *parts[:2])
+        assert not left and (not right or time.monotonic() - began >= 1)
+        right = right or until(lambda: between.say(0)[1], "they are let go")
         assert [frame for _, frame in right] == [frame for _, frame in parts[:2]]
 
 
@@ -330,12 +330,12 @@ def test_the_kernel_puts_edited_datagrams_together(root, version):
             for side in (0, 1):
                 payload = (b"an old thing " * 3000)[:size]
                 sockets[side].sendto(payload, (ADDRESSES[version][1 - side], 5000))
-                got, deadline = None, time.monotonic() + 20
-                while got is None and time.monotonic() < deadline:
+
+                def arrived():
                     engine.step()
                     with contextlib.suppress(BlockingIOError):
-                        got = sockets[1 - side].recv(65535)
-                assert got == payload.replace(b"old", b"brand new")
+                        return sockets[1 - side].recv(65535)
+                assert until(arrived, "the datagram", pause=0) == payload.replace(b"old", b"brand new")
 
 
 # ------------------------------------------------------------------------------ at random

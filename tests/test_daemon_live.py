@@ -11,6 +11,7 @@ import pytest
 
 from daemons import PAGE, SERVER, STRIPPED, between, digest, fetch, text_of
 from namespaces import inside
+from waiting import until
 
 pytestmark = pytest.mark.live
 URL = f"http://{SERVER[0]}/", f"http://[{SERVER[1]}]/"
@@ -111,7 +112,7 @@ class Transfers:
     def __exit__(self, *exception):
         self.running = False
         for thread in self.threads:
-            thread.join(60)
+            thread.join()
 
 
 def turn(daemon, dice, folder):
@@ -144,8 +145,8 @@ def turn(daemon, dice, folder):
     assert code == 0 or "already" in err or "is not attached" in err or "is not loaded" in err, (words, err, daemon.log())
 
 
-def cycles(netns, seed, count, seconds):
-    """Change a daemon's work at random while texts are fetched through it; give (transfers, statistics, memory)."""
+def cycles(netns, seed, count, seconds, fetched):
+    """Change a daemon's work at random while texts are fetched through it, so many at least; give (transfers, statistics, memory)."""
     dice = random.Random(seed)
     with between(netns) as (hosts, daemon):
         daemon.type("flow", "add", "web=tcp,tp_dst=80")
@@ -158,6 +159,7 @@ def cycles(netns, seed, count, seconds):
                 if number % max(1, count // 20) == 0:
                     memory.append(resident(daemon.pid))
                 time.sleep(max(0, began + (number + 1) * pause - time.monotonic()))
+                until(lambda: transfers.done >= fetched * number // count or not transfers.running, "texts are fetched meanwhile")
                 if not transfers.running:
                     break
         assert not transfers.wrong, (transfers.wrong[:5], daemon.log())
@@ -185,14 +187,14 @@ def balanced(books):
 
 
 def test_every_byte_is_right_whatever_changes_meanwhile(netns):
-    transfers, books, _memory = cycles(netns, 1, 50, 5)
+    transfers, books, _memory = cycles(netns, 1, 50, 5, 40)
     assert transfers.done > 30 and 0 < transfers.edited < transfers.done
     balanced(books)
 
 
 @pytest.mark.soak
 def test_a_thousand_changes_in_ten_minutes(netns):
-    transfers, books, memory = cycles(netns, time.time_ns(), 1000, 600)
+    transfers, books, memory = cycles(netns, time.time_ns(), 1000, 600, 2000)
     assert transfers.done > 1000 and 0 < transfers.edited < transfers.done
     balanced(books)
     half = memory[len(memory) // 2:]                      # once everything was loaded and every pool has its size
@@ -238,7 +240,7 @@ def test_modules_come_and_go_in_the_middle_of_a_message(netns, chunked):
                     begun = reader
                 for _ in range(2):            # the editor comes, or goes
                     with inside(hosts.client):
-                        client = socket.create_connection((SERVER[0], 81), timeout=10)
+                        client = socket.create_connection((SERVER[0], 81), timeout=60)
                     server, _address = listener.accept()
                     with client, server:
                         for part in "before", "under way", "after":

@@ -39,7 +39,7 @@ def stripped(netns, tmp_path):
             yield hosts, daemon
         finally:
             server.terminate()
-            server.wait(10)
+            server.wait()
 
 
 @pytest.mark.parametrize("words", [(), ("-k",)], ids=["connection per request", "kept alive"])

@@ -19,7 +19,8 @@ from flowos.core.errors import UsageError
 from flowos.core.xdpport import XdpPort
 from flowos.hostchecks import check_host, check_interface, check_sender
 from flowos.hostsettings import Journal, read_setting
-from namespaces import inside, ip
+from namespaces import inside, ip, join
+from waiting import PATIENCE
 
 pytestmark = pytest.mark.live
 SYSCTLS = [f"/proc/sys/net/{name}" for name in (
@@ -29,7 +30,7 @@ SYSCTLS = [f"/proc/sys/net/{name}" for name in (
 def state_of(where, name):
     """Everything that is set on an interface, as other programs tell it."""
     def run(*words):
-        return subprocess.run([program("ip"), "netns", "exec", where, *words], capture_output=True, text=True, check=True, timeout=20).stdout
+        return subprocess.run([program("ip"), "netns", "exec", where, *words], capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
 
     link = json.loads(run(program("ip"), "-d", "-j", "link", "show", "dev", name))
     with inside(where):
@@ -57,10 +58,7 @@ def doctor(capsys):
 def pair(netns):
     """Two namespaces and an interface in each, offloads on, as a machine is when nobody cared."""
     near, far = netns(), netns()
-    ip("link", "add", "near", "netns", near, "numtxqueues", 4, "numrxqueues", 4, "type", "veth",
-       "peer", "name", "far", "netns", far, "numtxqueues", 4, "numrxqueues", 4)
-    for where, name in (near, "near"), (far, "far"):
-        ip("-n", where, "link", "set", name, "up")
+    join(near, far, "near", "far", offloads=True, queues=(4, 4))
     return near, far
 
 
@@ -72,7 +70,7 @@ def found(where, name, check=check_interface):
 
 def test_each_trap_is_found_and_the_remedy_works(pair):
     _near, far = pair
-    set_ = lambda *words: subprocess.run([program("ip"), "netns", "exec", far, *words], check=True, capture_output=True, timeout=20)
+    set_ = lambda *words: subprocess.run([program("ip"), "netns", "exec", far, *words], check=True, capture_output=True, timeout=PATIENCE)
     set_(program("ethtool"), "-K", "far", "gro", "off")
     assert found(far, "far") == {}
     set_(program("ethtool"), "-K", "far", "gro", "on")
@@ -125,8 +123,8 @@ def test_fixed_and_restored_to_the_letter(pair, tmp_path, doctor):
     ip("-n", far, "link", "set", "far", "mtu", 8000)
     with inside(far):
         interface.set_switch("far", "gro", True)
-    subprocess.run([program("ip"), "netns", "exec", far, program("ethtool"), "-K", "far", "tx-checksum-sctp", "off"], check=True, timeout=20)
-    subprocess.run([program("ip"), "netns", "exec", far, "sysctl", "-qw", "net.ipv4.conf.far.rp_filter=1"], check=True, timeout=20)
+    subprocess.run([program("ip"), "netns", "exec", far, program("ethtool"), "-K", "far", "tx-checksum-sctp", "off"], check=True, timeout=PATIENCE)
+    subprocess.run([program("ip"), "netns", "exec", far, "sysctl", "-qw", "net.ipv4.conf.far.rp_filter=1"], check=True, timeout=PATIENCE)
     before = state_of(far, "far")
     assert doctor(far, "far", "--journal", journal, expect=1).count("remedy:") >= 3
     assert state_of(far, "far") == before and not journal.exists()        # looking changes nothing

@@ -14,6 +14,7 @@ from models.tcp import ACK, FIN, PSH, RST, SYN
 
 from flowos import RDWR, Config, Engine, Module
 from flowos.core.pipe import pipe
+from waiting import PATIENCE, until
 
 A, B = build.A, build.B
 ISNS = 1000, 70000
@@ -186,13 +187,15 @@ def test_what_counts_alike_on_both_sides_goes_on_without_it():
 
 
 def test_an_idle_edited_connection_is_asked_not_forgotten():
-    with Between(Shout(), timeout_tcp=1.0) as between:
+    with Between(Shout(), timeout_tcp=2.0) as between:
         between.edited()
-        deadline, left, right = time.monotonic() + 20, [], []
-        while not (left and right) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        left, right = [], []
+
+        def both():
             for seen, more in zip((left, right), between.step()):
                 seen += more
+            return left and right
+        until(both, "both ends are asked")
         assert [segment[:4] for segment in left] == [(-1, 5, ACK, b"")] and [segment[:4] for segment in right] == [(5, 0, ACK, b"")]
         assert between.count("kept_probes") == 1 and not between.count("connections_closed")
         assert between.say(0, 5, b"!")[1][0][:4] == (6, 0, ACK | PSH, b"!")
@@ -202,11 +205,13 @@ def test_an_idle_edited_connection_is_asked_not_forgotten():
 def test_ends_that_vanished_are_reset_in_the_end():
     with Between(Shout(), timeout_tcp=1.0) as between:
         between.edited()
-        deadline, resets = time.monotonic() + 60, [0, 0]
-        while not between.count("connections_closed") and time.monotonic() < deadline:
-            time.sleep(0.05)
+        resets = [0, 0]
+
+        def closed():
             for side, segments in enumerate(between.step()):
                 resets[side] += sum(segment[2] & RST != 0 for segment in segments)
+            return between.count("connections_closed")
+        until(closed, "the connection is given up", patience=4 * PATIENCE, pause=0.05)
         assert resets == [1, 1] and between.count("kept_given_up") == 1
 
 
@@ -275,11 +280,9 @@ def test_run_moves_frames_and_is_stopped_from_another_thread():
         runner.start()
         frame = build.ethernet(build.ip(A, B, build.UDP, build.udp(A, B, b"hello")))
         put(left[0], frame)
-        deadline, arrived = time.monotonic() + 20, []
-        while not arrived and time.monotonic() < deadline:
-            arrived = right[0].receive()
+        arrived = until(right[0].receive, "the frame")
         engine.stop()
-        runner.join(20)
+        runner.join(PATIENCE)
         assert not runner.is_alive() and [bytes(data) for _, data in arrived] == [frame] and not engine.finished
 
 

@@ -12,7 +12,6 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -20,6 +19,7 @@ from flowos import cli
 from models import build
 from models.build import START_NS
 from models.tcp import ACK, FIN, SYN
+from waiting import taken
 
 CLIENT, SERVER = ("10.0.0.1", 40000), ("10.0.0.2", 80)
 SECOND = ("10.0.0.3", 40001)
@@ -422,7 +422,7 @@ def test_ctrl_c_ends_with_a_whole_report(tmp_path, capture):
                                    stdout=file, stderr=subprocess.PIPE)
     with open(fifo, "wb", buffering=0) as writer:
         writer.write(capture.read_bytes())
-        time.sleep(1.0)                # it has taken what there is, and waits for more
+        taken(writer, process.pid)
         process.send_signal(signal.SIGINT)
         err = process.communicate(timeout=30)[1]
     assert (process.returncode, err) == (cli.INTERRUPTED, b"")

@@ -14,8 +14,8 @@ from flowos.core.errors import CaptureError, UsageError
 from flowos.core.pipe import pipe
 from flowos.pcapfilter import blocks, compile_filter
 from namespaces import inside, join, raw_socket
+from wire import HEAD, one_processor, received
 
-HEAD = bytes.fromhex("02000000000202000000000188b5")
 FILTERS = [
     "tcp", "udp", "ip", "ip6", "arp", "icmp", "icmp6", "tcp port 80", "port 53", "udp port 53 or tcp dst port 80", "src port 80",
     "dst port 80 or 443", "portrange 50-90", "not tcp", "! (tcp or udp)", "tcp and not port 80", "host 127.0.0.1", "ip host 10.0.0.1",
@@ -163,7 +163,7 @@ def test_a_device_is_read_and_written(netns, device):
         assert reader.next() == (None, b"") and time.monotonic() - begun >= 0.2
         frames = [HEAD + bytes([n]) * 50 for n in range(40)]
         seen = []
-        with sock, reader:
+        with sock, reader, one_processor():
             assert reader.datalink() == 1 and reader.fileno() == reader.getfd()
             for frame in frames:
                 sock.send(frame)
@@ -171,13 +171,7 @@ def test_a_device_is_read_and_written(netns, device):
             assert seen == frames
             for frame in frames:
                 reader.sendpacket(frame)
-            end, got = time.monotonic() + 5, []
-            while len(got) < 40 and time.monotonic() < end:
-                try:
-                    got.append(sock.recv(2000))
-                except BlockingIOError:
-                    time.sleep(0.01)
-            assert got == frames
+            assert received(sock, 40) == frames
             reader.setfilter("tcp")
             sock.send(frames[0])
             assert reader.next() == (None, b"")

@@ -1,9 +1,9 @@
 """Rings on their own, and the examples that use nothing else."""
 import importlib.util
+import json
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from flowos.core.pipe import pipe
 from flowos.core.ring import Ring
 from flowos.rings import poll, register, register_pair
 from namespaces import inside, ip, join, raw_socket
+from waiting import PATIENCE, asleep, until
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -81,7 +82,7 @@ def test_the_examples_on_pipes():
     (left, far_left), (right, far_right) = pipe("left"), pipe("right")
     del left, right, far_left, far_right
     generate, receive = example("ring_generator").generate, example("ring_receiver").receive
-    reader = threading.Thread(target=lambda: out.append(receive("pipe:example", seconds=2)))
+    reader = threading.Thread(target=lambda: out.append(receive("pipe:example", seconds=PATIENCE)))
     reader.start()
     assert generate("pipe:example", 5000)["sent"] == 5000
     reader.join()
@@ -103,22 +104,22 @@ def test_generator_forwarder_and_receiver_as_commands(netns):
 
     with command(two, "ring_receiver", "xdp:two") as receiver, command(middle, "ring_forwarder", "xdp:left", "xdp:right") as forwarder:
         for where, name in (middle, "left"), (middle, "right"), (two, "two"):
-            wait_for_xdp(where, name)
+            until(lambda where=where, name=name: "xdp" in link(where, name), f"a program on {name}")
         with command(one, "ring_generator", "xdp:one", "900") as generator:
-            told = generator.communicate(timeout=30)[0]
-        time.sleep(0.5)
-        for process in receiver, forwarder:
-            process.send_signal(2)
+            told = generator.communicate(timeout=PATIENCE)[0]
         assert "'sent': 900" in told
-        assert receiver.communicate(timeout=10)[0] == "900 packets, 54000 bytes\n"
-        assert forwarder.communicate(timeout=10)[0] == "{'xdp:left': 900, 'xdp:right': 0}\n"
+        until(lambda: link(two, "two")["stats64"]["rx"]["packets"] >= 900, "all have come")
+        for process in forwarder, receiver:
+            until(lambda process=process: asleep(process.pid), "what came was dealt with")
+            process.send_signal(2)
+        assert receiver.communicate(timeout=PATIENCE)[0] == "900 packets, 54000 bytes\n"
+        assert forwarder.communicate(timeout=PATIENCE)[0] == "{'xdp:left': 900, 'xdp:right': 0}\n"
 
 
-def wait_for_xdp(where, name):
-    end = time.monotonic() + 20
-    while "xdp" not in subprocess.run([program("ip"), "-n", where, "link", "show", "dev", name], capture_output=True, text=True, check=True).stdout:
-        assert time.monotonic() < end
-        time.sleep(0.05)
+def link(where, name):
+    """Give what `ip` tells of an interface."""
+    command = [program("ip"), "-n", where, "-s", "-j", "link", "show", "dev", name]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout)[0]
 
 
 @pytest.mark.live
@@ -128,7 +129,7 @@ def test_one_ring_pair_and_both_ends_of_a_pair(netns):
     with inside(near), raw_socket("near") as sock:
         with inside(far), register("xdp:far/0") as port:
             sock.send(bytes(60))
-            assert poll(port, timeout=5) == [port] and port.rx_ring.avail == 1
+            assert poll(port, timeout=PATIENCE) == [port] and port.rx_ring.avail == 1
             ip("-n", near, "link", "del", "near")
             assert poll(port) == [port]
             port.rx_ring.read()
@@ -137,6 +138,6 @@ def test_one_ring_pair_and_both_ends_of_a_pair(netns):
     with inside(near), register("packet:lo") as port:
         frame = bytes(12) + b"\x88\xb5" + bytes(46)
         assert port.tx_ring.write(frame) == 1 and port.tx_sync() == 1
-        assert poll(port, timeout=5) == [port] and port.rx_ring.read()[0][2] == frame
+        assert poll(port, timeout=PATIENCE) == [port] and port.rx_ring.read()[0][2] == frame
     left, right = register_pair("pipe:l", "pipe:r")
     assert (left.name, right.name) == ("pipe:l:a", "pipe:r:a")

@@ -12,6 +12,7 @@ import pytest
 import flowos
 from conversations import exchange, exchanges, save
 from flowos.cli import main
+from waiting import taken, until
 
 FAILING = "from flowos import Module\nclass Bad(Module):\n    name = 'bad'\n    def process(self, window):\n        raise ValueError('no')\n"
 
@@ -201,13 +202,8 @@ def test_an_interrupt_leaves_a_valid_output(tmp_path):
     os.close(first)
     data = open(save(tmp_path, exchange(), "in.pcap"), "rb").read()
     os.write(second, data)
-    import time
-
-    for _ in range(200):
-        time.sleep(0.05)
-        if target.exists():
-            break
-    time.sleep(0.5)
+    until(target.exists, "the output is begun")
+    taken(second, process.pid)
     process.send_signal(2)
     out, err = process.communicate(timeout=60)
     os.close(second)

@@ -19,6 +19,7 @@ from flowos.core.ports import open_port
 from flowos.core.tapport import TapPort
 from flowos.core.xdpport import XdpPort
 from namespaces import inside, ip, join, raw_socket, switch
+from waiting import PATIENCE, until
 from wire import send
 
 pytestmark = pytest.mark.live
@@ -57,7 +58,7 @@ def answer(packet, mac="02:00:00:00:00:09"):
     return None
 
 
-def ping(where, address, count=3, patience=2):
+def ping(where, address, count=3, patience=20):
     """Run ping in a namespace."""
     return subprocess.Popen([program("ip"), "netns", "exec", where, "ping", "-q", "-c", str(count), "-i", "0.1", "-W", str(patience), address],
                             stdout=subprocess.PIPE, text=True)
@@ -69,7 +70,7 @@ def test_the_kernel_pings_us_through_a_tap(netns):
         port = open_port("tap:t0")
     ip("-n", where, "addr", "add", "10.4.0.1/24", "dev", "t0")
     with port, ping(where, "10.4.0.2") as pinging:
-        end = time.monotonic() + 20
+        end = time.monotonic() + PATIENCE
         while pinging.poll() is None and time.monotonic() < end:
             for frame in take(port, patience=0.05):
                 if said := answer(scapy.Ether(frame)):
@@ -91,7 +92,9 @@ def test_the_host_cuts_and_sums_what_it_sends(netns):
             sock.sendto(b"odd", ("10.4.0.2", 9))
             packets = []
             while not any(scapy.UDP in p and p[scapy.UDP].len == 11 for p in packets):
-                packets += map(scapy.Ether, take(port, patience=2))
+                came = take(port, patience=PATIENCE)
+                assert came
+                packets += map(scapy.Ether, came)
     assert max(map(len, packets)) <= 1514
     small = next(p for p in packets if scapy.UDP in p and p[scapy.UDP].len == 11)
     mended = scapy.Ether(bytes(small))
@@ -159,20 +162,20 @@ def test_the_host_is_led_through_and_back_again(netns):
     runner = threading.Thread(target=engine.run)
     runner.start()
     try:
-        with inside(far), socket.create_connection(("10.5.0.1", 80), timeout=20) as sock:
+        with inside(far), socket.create_connection(("10.5.0.1", 80), timeout=PATIENCE) as sock:
             got = b"".join(iter(lambda: sock.recv(1 << 16), b""))
         with ping(host, "10.5.0.2") as pinging:
-            assert " 3 received" in pinging.communicate(timeout=20)[0]
+            assert " 3 received" in pinging.communicate(timeout=PATIENCE)[0]
     finally:
         engine.stop()
-        runner.join(10)
+        runner.join()
         listener.close()
     assert got == content
     passed = engine.packets
     assert passed > 2 * (2 << 20) // 65536
     engine.close()
     with ping(host, "10.5.0.2") as pinging:
-        assert " 3 received" in pinging.communicate(timeout=20)[0]
+        assert " 3 received" in pinging.communicate(timeout=PATIENCE)[0]
     assert engine.packets == passed           # nobody was in between any more
 
 
@@ -196,13 +199,11 @@ def test_the_host_is_on_the_wire_again_when_the_process_is_killed(netns):
         assert " 0 received" in pinging.communicate(timeout=20)[0]        # nobody takes what the host sends
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    end = time.monotonic() + 10
-    while time.monotonic() < end:
-        with ping(host, "10.5.0.2", 1, 0.3) as pinging:
-            if " 1 received" in pinging.communicate(timeout=20)[0]:
-                break
-    else:
-        pytest.fail("the host did not come back to the wire")
+
+    def answered():
+        with ping(host, "10.5.0.2", 1, 1) as pinging:
+            return " 1 received" in pinging.communicate(timeout=PATIENCE)[0]
+    until(answered, "the host came back to the wire")
     with inside(host), pytest.raises(OSError):
         socket.if_nametoindex("h-eth")
     os.close(reader)
@@ -227,11 +228,10 @@ def test_a_host_port_beside_a_packet_port(netns):
     with inside(host), HostPort("eth") as port, sink:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.sendto(b"hello", ("10.5.0.2", 9))
-        frames = [frame for frame in take(port, patience=5) if frame.endswith(b"hello")]
-        assert len(frames) == 1 and take(sink) == []
+        assert [frame.endswith(b"hello") for frame in take(port, patience=PATIENCE)] == [True] and take(sink) == []
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.bind(("10.5.0.1", 9))
-            sock.settimeout(5)
+            sock.settimeout(PATIENCE)
             with raw_socket("eth") as raw:
                 mac = raw.getsockname()[4].hex(":")
             send(port, [bytes(scapy.Ether(src="02:00:00:00:00:09", dst=mac) / scapy.IP(src="10.5.0.2", dst="10.5.0.1") / scapy.UDP(dport=9) / b"back")])

@@ -23,6 +23,7 @@ from flowos.core.capture import CapturePort
 from flowos.core.errors import CaptureError, UsageError
 from flowos.core.ports import open_port
 from flowos.core.writer import CaptureWriter
+from waiting import asleep, until, unread
 
 TIME = 1_600_000_000_123_456_789
 
@@ -243,7 +244,7 @@ def test_ctrl_c_while_a_fifo_is_full(tmp_path):
     child = start(WRITE_FOREVER, path)
     with open(path, "rb") as file:
         assert child.stderr.readline() == b"begun\n"
-        time.sleep(0.2)                       # by now it waits, its buffer and the pipe full
+        until(lambda: unread(file) and asleep(child.pid), "it waits, its buffer and the pipe full")
         child.send_signal(signal.SIGINT)
         data = file.read()
     assert b"KeyboardInterrupt" in child.communicate(timeout=60)[1]

@@ -130,7 +130,7 @@ FOS_NOINLINE void fos_tcp_close_gaps(fos_core *core, uint32_t index, fos_conn *c
         if (p->acked_since && fos_tcp_clock(c) - p->acked_since >= core->limits.gap_packets) cause = FOS_GAP_ACK;
         else if (pieces->bytes > core->limits.reassembly_bytes || pieces->count > core->limits.reassembly_pieces ||
                  core->waiting_bytes > core->limits.reassembly_total) cause = FOS_GAP_LIMIT;
-        else if (o->ts - p->ts >= core->limits.gap_ns) cause = FOS_GAP_TIME;
+        else if (o->ts - (p->ts > h->ooo->since_ns ? p->ts : h->ooo->since_ns) >= core->limits.gap_ns) cause = FOS_GAP_TIME;
         else return;
         fos_tcp_gap(core, index, c, dir, p->start, cause, o);
         fos_tcp_drain(core, index, c, dir, o);

@@ -378,6 +378,22 @@ def filled_by_the_packet_that_is_late():
     return talk, whole(b"abcdefgh"), [], {}
 
 
+@vector(gap_seconds=30)
+def not_closed_while_it_is_being_filled():
+    talk = Talk().open().a(10**6, b"forged", ack=0)
+    for at in range(0, 8, 2):
+        talk.a(at, b"ab", ack=0, after=29)
+    return talk, [("data", 0, b"ab" * 4), ("gap", 8, 10**6 - 8), ("data", 10**6, b"forged")], [], {
+        "tcp_gaps": 1, "tcp_gap_by_end": 1}
+
+
+@vector(gap_seconds=30)
+def closed_when_nothing_has_filled_it_for_its_time():
+    talk = with_hole().a(3, b"d", ack=0, after=29).b(ack=4, after=29).b(ack=4, after=1).a(4, b"e", ack=0)
+    return talk, [("data", 0, b"abcd"), ("gap", 4, 1), ("data", 5, b"fgh")], [], {
+        "tcp_gaps": 1, "tcp_late_after_gap": 1, "tcp_gap_by_time": 1}
+
+
 @vector()
 def closed_by_the_end():
     talk = with_hole().a(9, b"j", ack=0)

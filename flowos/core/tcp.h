@@ -269,6 +269,15 @@ FOS_NOINLINE int fos_tcp_syn(fos_core *core, uint32_t index, fos_conn *c, int di
     return 0;
 }
 
+/* The receiver acknowledges the first SYN of direction `dir`; another one has set the origin since. */
+FOS_NOINLINE void fos_tcp_first_syn(fos_core *core, uint32_t index, fos_conn *c, int dir, const fos_pkt *p) {
+    fos_half *h = fos_half_of(core, index, dir);
+    if (!(h->flags & FOS_HALF_FROM_SYN) || h->flags & FOS_HALF_FIN_DONE || (h->ooo && h->ooo->pieces.first)) return;
+    fos_origin o = fos_origin_of(p);
+    h->fin = FOS_NO_OFFSET;
+    fos_half_begin(core, index, c, dir, p->ack, 1, &o);
+}
+
 /* An acknowledgement for a direction that is being picked up. */
 FOS_NOINLINE void fos_tcp_ack_pickup(fos_core *core, uint32_t index, fos_conn *c, int dir, const fos_pkt *p) {
     fos_origin o = fos_origin_of(p);
@@ -286,6 +295,7 @@ FOS_INLINE void fos_tcp_ack(fos_core *core, uint32_t index, fos_conn *c, int dir
         if (flags & FOS_HALF_PICKUP) fos_tcp_ack_pickup(core, index, c, dir, p);
         return;
     }
+    if (FOS_UNLIKELY(!h->next) && p->ack == h->base_seq + 1 && p->ack != h->origin) fos_tcp_first_syn(core, index, c, dir, p);
     int64_t acked = fos_unwrap(h, p->ack);
     if (acked <= (int64_t)h->acked || acked > (int64_t)h->next + FOS_TCP_FAR) return;
     h->acked = (uint64_t)acked;

@@ -219,11 +219,13 @@ class Direction:
         for position in beyond:
             del self.buffer[position]
 
-    def acknowledge(self, ack):
-        """Take in an acknowledgement that the other side sent (T10)."""
+    def acknowledge(self, ack, first):
+        """Take in an acknowledgement that the other side sent (T10); `first` is the offset 0 of the first SYN seen (T1)."""
         self.last_ack = ack
         if self.origin is None:
             return
+        if ack == first != self.origin and self.origin_from_syn and not self.items and not self.buffer:
+            self.origin, self.fin, self.acked = first, None, None
         offset = self.unwrap(ack)
         if offset <= self.next + WINDOW and (self.acked is None or offset > self.acked):
             self.acked = offset
@@ -243,7 +245,7 @@ class Direction:
         if self.pick_up_fin is not None:
             self.finish_at(self.pick_up_fin - at)
         if self.last_ack is not None:
-            self.acknowledge(self.last_ack)                                     # T10
+            self.acknowledge(self.last_ack, None)                                     # T10
         self.deliver()
 
     def lowest(self):
@@ -415,7 +417,8 @@ class Connection:
             sender.count("tcp_syn_ignored")
             ignored = True
         if packet.flags & ACK:
-            receiver.acknowledge(packet.ack)
+            base = self.bases[1 - packet.direction]
+            receiver.acknowledge(packet.ack, None if base is None else (base + 1) & 0xFFFFFFFF)
             receiver.try_to_begin(packet.ts)
         if not ignored:
             sender.segment(packet)

@@ -378,6 +378,18 @@ def filled_by_the_packet_that_is_late():
     return talk, whole(b"abcdefgh"), [], {}
 
 
+@vector()
+def the_client_has_taken_the_first_of_two_answers():
+    talk = Talk().a(flags="S").b(flags="SA", ack=0).b(flags="SA", ack=0, isn=5_000_000).a(ack=0).b(0, b"abc", ack=0)
+    return talk, [], whole(b"abc"), {}
+
+
+@vector()
+def the_client_has_taken_the_first_of_two_answers_though_the_second_is_lower():
+    talk = Talk().a(flags="S").b(flags="SA", ack=0).b(flags="SA", ack=0, isn=3).a(0, b"q", ack=0).b(0, b"abc", ack=1)
+    return talk, whole(b"q"), whole(b"abc"), {}
+
+
 @vector(gap_seconds=30)
 def not_closed_while_it_is_being_filled():
     talk = Talk().open().a(10**6, b"forged", ack=0)

@@ -20,6 +20,7 @@ SEEN = 64                       # bytes of a stream that a probe is shown at mos
 NAME_LIMIT = 255                # bytes of a name: RFC 1035 section 2.3.4
 COUNT_LIMIT = 256               # more records than this are not believed without a port
 HINTS = {53, 5353, 5355}
+NETBIOS = 137                   # the port of a name service that borrows the format (RFC 1002 section 4.2)
 OPCODES = {0, 1, 2, 4, 5, 6}    # query, inverse query, status, notify, update, stateful
 CLASSES = {1, 2, 3, 4, 254, 255}    # IN, CS, CH, HS, NONE, ANY; mDNS has the top bit for itself
 ESCAPES = {ord(char): escape for char, escape in zip("\a\b\t\n\v\f\r", r"\a \b \t \n \v \f \r".split(), strict=True)}
@@ -225,6 +226,8 @@ class DnsDecoder(Decoder):
         >>> DnsDecoder.probe(query, 0, 9999), DnsDecoder.probe(b"\\x00\\x17" + query, 0, 53)
         (True, True)
         """
+        if port == NETBIOS:
+            return False
         data, hinted = bytes(data[:SEEN]), port in HINTS
         if is_datagram(data, hinted) or is_stream(data, hinted):
             return True

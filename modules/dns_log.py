@@ -148,9 +148,9 @@ def answers_of(message):
     data, at, texts, ttls = message.data, HEADER, [], []
     try:
         for _ in range(message.questions):
-            at = read_name(data, at)[1] + 4
+            at = behind_name(data, at) + 4
         for _ in range(message.answers):
-            at = read_name(data, at)[1]
+            at = behind_name(data, at)
             if at + RECORD.size > len(data):
                 raise Damaged
             kind, _, ttl, length = RECORD.unpack_from(data, at)
@@ -190,6 +190,15 @@ def answer_text(data, kind, at, length):
             at += 1 + data[at]
         return " ".join(part.decode("utf-8", "backslashreplace") for part in parts)
     return f"\\# {length} {data[at:end].hex()}"
+
+
+def behind_name(data, at):
+    """Step over a name: the offset behind it, wherever its pointer leads; raises Damaged."""
+    while at < len(data) and 0 < data[at] < 0x40:
+        at += 1 + data[at]
+    if at >= len(data) or 0x40 <= data[at] < 0xc0:
+        raise Damaged
+    return at + (2 if data[at] else 1)
 
 
 def read_name(data, at):

@@ -77,9 +77,10 @@ def pcap_header(order="<", magic=MICRO, snaplen=65535, link=1, major=2, minor=4)
     return header + (bytes(4) if magic in (IXIA_HARDWARE, IXIA_SOFTWARE) else b"")
 
 
-def pcap_record(seconds, fraction, data, wire=None, order="<", magic=MICRO):
-    """Build a pcap record; `fraction` is in the file's own unit."""
-    header = struct.pack(order + "IIII", seconds, fraction, len(data), len(data) if wire is None else wire)
+def pcap_record(seconds, fraction, data, wire=None, order="<", magic=MICRO, wire_first=False):
+    """Build a pcap record; `fraction` is in the file's own unit, `wire_first` puts the lengths as versions up to 2.2 did."""
+    lengths = (len(data), len(data) if wire is None else wire)
+    header = struct.pack(order + "IIII", seconds, fraction, *lengths[::-1 if wire_first else 1])
     return header + (struct.pack(order + "IHBB", 3, 0x0800, 0, 0) if magic == KUZNETZOV else b"") + data
 
 
@@ -161,13 +162,15 @@ def read_pcap(data, order, magic):
     at = 28 if magic in (IXIA_HARDWARE, IXIA_SOFTWARE) else 24
     if len(data) < at or struct.unpack_from(order + "H", data, 4)[0] != 2:
         raise ValueError("header")
-    link = struct.unpack_from(order + "I", data, 20)[0] & 0xffff
+    link, minor = struct.unpack_from(order + "I", data, 20)[0] & 0xffff, struct.unpack_from(order + "H", data, 6)[0]
     unit = 1 if magic == NANO else 1000
     head, packets = 24 if magic == KUZNETZOV else 16, []
     while at < len(data):
         if len(data) - at < head:
             return packets, 0, True
         seconds, fraction, size, wire = struct.unpack_from(order + "IIII", data, at)
+        if minor < 3 or minor == 3 and size > wire:
+            size, wire = wire, size
         if size > MAX_FRAME:
             return packets, 1, False
         if len(data) - at < head + size:

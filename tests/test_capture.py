@@ -76,6 +76,17 @@ def test_a_wire_length_below_the_captured_one_is_given_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("minor, wire_first", [(0, True), (2, True), (3, True), (3, False), (4, False)])
+def test_old_versions_of_pcap_put_the_wire_length_first(tmp_path, order, minor, wire_first):
+    data = cb.pcap_header(order, minor=minor) + b"".join(
+        cb.pcap_record(i, 0, b"abcdef", wire=6 + 54 * i, order=order, wire_first=wire_first) for i in range(3))
+    with CapturePort(save(tmp_path, data)) as port:
+        assert [p[1:3] for p in drain(port)] == [(6, 6), (6, 60), (6, 114)]
+        assert (port.statistics()["cut"], port.statistics()["damaged"]) == (2, 0)
+    assert [p[1:3] for p in streamed(data, step=7)[0]] == [(6, 6), (6, 60), (6, 114)]
+
+
+@pytest.mark.parametrize("order", "<>")
 def test_an_impossible_length_ends_a_pcap_file(tmp_path, order):
     good = cb.pcap_header(order) + cb.pcap_record(1, 0, b"abc", order=order)
     bad = struct.pack(order + "IIII", 2, 0, cb.MAX_FRAME + 1, 5) + bytes(300_000)
@@ -263,6 +274,9 @@ def small_captures():
     pcap = {f"pcap {order}{magic:x}": cb.pcap_header(order, magic) + b"".join(
         cb.pcap_record(i, i, frame, order=order, magic=magic) for i, frame in enumerate(frames(4, most=9)))
         for order in "<>" for magic, _ in VARIANTS}
+    pcap |= {f"pcap 2.{minor}": cb.pcap_header(minor=minor) + b"".join(
+        cb.pcap_record(i, i, frame, wire=len(frame) + i, wire_first=True) for i, frame in enumerate(frames(4, most=9)))
+        for minor in (2, 3)}
     for order in "<>":
         pcap[f"pcapng {order}"] = (
             cb.section(order) + cb.interface(1, 5, 9, 17, b"lo", order) + cb.enhanced(0, 99, b"abcde", order=order)

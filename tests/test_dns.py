@@ -229,6 +229,12 @@ def test_a_port_makes_odd_messages_believed():
     assert DnsDecoder.probe(STUN[:2] + b"\x00\x40" + STUN[4:], 0, 53) is False
 
 
+def test_nothing_is_dns_on_the_port_of_netbios():
+    cut_name = message(question((b"FHEPFCELEHFCEPFFFACACACACACACAB",), 32), flags=0x0110)     # one byte too short
+    assert DnsDecoder.probe(cut_name, 0, 53) is True
+    assert DnsDecoder.probe(cut_name, 0, 137) is False
+
+
 @given(st.binary(min_size=12, max_size=64))
 def test_random_bytes_are_not_dns(data):
     # One header in 2^40 may look right; Hypothesis likes zeros, which have no question.

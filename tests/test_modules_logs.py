@@ -124,6 +124,16 @@ def test_dns_questions_and_answers_are_tsharks(shared_pcaps, tshark, name):
     assert sum(addresses.values()) > 0
 
 
+def test_an_answer_under_a_name_that_is_too_long_is_told(tmp_path):
+    question, record = bytes.fromhex("0161036f72670000010001"), bytes.fromhex("00010001000000090004c0000201")
+    owner = (b"\x3f" + b"x" * 63) * 4 + b"\x00"          # 257 bytes: RFC 1035 section 2.3.4 allows 255
+    query = bytes.fromhex("123401000001000000000000") + question
+    answer = bytes.fromhex("123481800001000200000000") + question + owner + record + b"\xc0\x0c" + record
+    a, b = ("10.0.0.1", 40000), ("10.0.0.2", 53)
+    told, = logged(DnsLog(), save(tmp_path, [datagram(query, a, b), datagram(answer, b, a, at=1000)]))
+    assert (told["answers"], told["ttl"], told["rtt"]) == (["192.0.2.1", "192.0.2.1"], 9, 1e-6)
+
+
 @pytest.mark.parametrize("name", TLS_CAPTURES)
 def test_tls_handshakes_are_tsharks(shared_pcaps, tshark, name):
     path = shared_pcaps / name

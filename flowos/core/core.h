@@ -105,7 +105,7 @@ typedef struct fos_gap {
 typedef struct fos_ooo {
     fos_pieces pieces;
     uint64_t fin_piece;       /* while picking up: FIN's offset in pick-up coordinates, or FOS_NO_OFFSET */
-    int64_t first_ns;         /* while picking up: when the first piece came */
+    int64_t since_ns;         /* while picking up: when the first piece came; then: when the hole last became smaller */
     fos_gap *gaps;
     uint32_t gap_count, gap_capacity;
 } fos_ooo;

@@ -128,9 +128,9 @@ FOS_NOINLINE void fos_parse_link(fos_scan *s, uint32_t link, uint32_t end) {
         fos_parse_ethertype(s, fos_be16(s->frame), 20, end);
         return;
     case FOS_LINK_NULL: case FOS_LINK_LOOP: fos_parse_null(s, end); return;
-    case FOS_LINK_PPP: fos_parse_ppp(s, 0, end); return;
-    case FOS_LINK_PPP_HDLC:
-        if (fos_has(s, 0, 4) && s->frame[0] != 0xff && (s->frame[0] == 0x0f || s->frame[0] == 0x8f))
+    case FOS_LINK_PPP: case FOS_LINK_PPP_HDLC:
+        /* Cisco's framing, unicast or multicast (RFC 1547 section 4.3.1); no PPP protocol begins so. */
+        if (fos_has(s, 0, 4) && (s->frame[0] == 0x0f || s->frame[0] == 0x8f) && !s->frame[1])
             fos_parse_ethertype(s, fos_be16(s->frame + 2), 4, end);
         else fos_parse_ppp(s, 0, end);
         return;

@@ -12,7 +12,7 @@
  * over, and where a length is impossible the input ends (`stopped`), as it does for wireshark.
  *
  * A slot's `wire` is what the record says, even where that is less than `len`.
- * Sources: draft-ietf-opsawg-pcap and -pcapng; wiretap for the variants of pcap.
+ * Sources: draft-ietf-opsawg-pcap and -pcapng; wiretap and libpcap for the variants of pcap.
  */
 #ifndef FOS_PCAPFORMAT_H
 #define FOS_PCAPFORMAT_H
@@ -186,6 +186,8 @@ FOS_INLINE int fos_pcap_walk(fos_capture *c, const uint8_t **at, const uint8_t *
     const uint8_t *p = *at, *fetched = c->fetched;
     const uint32_t mask = ring->size - 1, unit = c->unit, first = ring->tail;
     const uint16_t link = c->interfaces[0].link;
+    /* Before 2.3 the length on the wire came first; programs of that time wrote 2.3 either way. */
+    const int old = c->minor < 3 ? 2 : c->minor == 3;
     uint32_t tail = first, cut = 0;
     uint64_t bytes = 0;
     int result = FOS_CAPTURE_FULL;
@@ -196,6 +198,7 @@ FOS_INLINE int fos_pcap_walk(fos_capture *c, const uint8_t **at, const uint8_t *
             break;
         }
         uint32_t len = fos_cap32(p + 8, swapped), wire = fos_cap32(p + 12, swapped);
+        if (FOS_UNLIKELY(old && (old > 1 || len > wire))) { uint32_t other = len; len = wire; wire = other; }
         if (FOS_UNLIKELY((size_t)(end - p) - record < len || len > FOS_CAPTURE_MAX_FRAME)) {
             c->need = record + len;
             result = len > FOS_CAPTURE_MAX_FRAME ? FOS_CAPTURE_STOP : FOS_CAPTURE_MORE;

@@ -52,6 +52,7 @@ static void fos_tcp_start(fos_core *core, uint32_t index, fos_conn *c, int dir, 
         p->oend -= start;
     }
     uint64_t fin = ooo ? ooo->fin_piece : FOS_NO_OFFSET;
+    if (ooo) ooo->since_ns = INT64_MIN;
     fos_half_begin(core, index, c, dir, origin, from_syn, o);
     if (fin != FOS_NO_OFFSET && (fin < start || fin - start > (uint64_t)FOS_TCP_FAR)) {
         FOS_COUNT(&core->counters, tcp_fin_ignored);
@@ -91,7 +92,7 @@ static void fos_tcp_try_start(fos_core *core, uint32_t index, fos_conn *c, int d
     if (pieces->first) {
         go |= pieces->count >= (awaited ? core->limits.reassembly_pieces : core->limits.pickup_pieces);
         go |= pieces->bytes >= (awaited ? core->limits.reassembly_bytes : core->limits.pickup_bytes);
-        go |= o->ts - ooo->first_ns >= (awaited ? core->limits.gap_ns : core->limits.pickup_ns);
+        go |= o->ts - ooo->since_ns >= (awaited ? core->limits.gap_ns : core->limits.pickup_ns);
         if (ooo->fin_piece != FOS_NO_OFFSET && ooo->fin_piece > lowest) {
             uint64_t at = lowest;             /* every byte up to the FIN is here: nothing is to be waited for */
             for (const fos_piece *p = pieces->first; p && p->start <= at; p = p->next) at = p->end;
@@ -137,6 +138,7 @@ FOS_NOINLINE void fos_tcp_wait(fos_core *core, uint32_t index, const fos_conn *c
                      .data = data + trim, .frame = o.frame, .ts = o.ts, .packet = o.packet, .wire = o.wire,
                      .captured = o.captured, .l3 = o.l3, .l4 = o.l4, .flags = o.flags};
     if ((h->flags & FOS_HALF_STARTED) && seg.start <= h->acked) seg.acked_since = fos_tcp_clock(c);
+    if (!ooo->pieces.first && (h->flags & FOS_HALF_STARTED)) ooo->since_ns = INT64_MIN;
     uint64_t before = ooo->pieces.bytes;
     int met = fos_pieces_insert(&ooo->pieces, &core->pieces, &seg, core->tcp_policy), news = !(met & FOS_MET_NOTHING_NEW);
     if (len > cap) {
@@ -170,7 +172,7 @@ FOS_NOINLINE void fos_tcp_pickup(fos_core *core, uint32_t index, fos_conn *c, in
     }
     fos_ooo *ooo = fos_ooo_of(core, h);
     if (!ooo) return;
-    if (!ooo->pieces.first) ooo->first_ns = o->ts;
+    if (!ooo->pieces.first) ooo->since_ns = o->ts;
     int64_t off = fos_unwrap(h, p->seq);
     if (p->paylen) fos_tcp_wait(core, index, c, dir, (uint64_t)off, p->paylen, p->paylen, p->paycap, 0, p->payload, o);
     if ((p->tcp_flags & (FOS_TCP_FIN | FOS_TCP_ACK)) == (FOS_TCP_FIN | FOS_TCP_ACK) && ooo->fin_piece == FOS_NO_OFFSET)
@@ -210,6 +212,7 @@ FOS_NOINLINE void fos_tcp_segment(fos_core *core, uint32_t index, fos_conn *c, i
         return;
     }
     if (off > next) FOS_COUNT(&core->counters, tcp_out_of_order);
+    else h->ooo->since_ns = o->ts;            /* the hole becomes smaller: something waits behind it */
     fos_tcp_wait(core, index, c, dir, (uint64_t)off, p->paylen, len, cap, trim, p->payload, o);
     fos_tcp_drain(core, index, c, dir, o);
 }
@@ -266,6 +269,15 @@ FOS_NOINLINE int fos_tcp_syn(fos_core *core, uint32_t index, fos_conn *c, int di
     return 0;
 }
 
+/* The receiver acknowledges the first SYN of direction `dir`; another one has set the origin since. */
+FOS_NOINLINE void fos_tcp_first_syn(fos_core *core, uint32_t index, fos_conn *c, int dir, const fos_pkt *p) {
+    fos_half *h = fos_half_of(core, index, dir);
+    if (!(h->flags & FOS_HALF_FROM_SYN) || h->flags & FOS_HALF_FIN_DONE || (h->ooo && h->ooo->pieces.first)) return;
+    fos_origin o = fos_origin_of(p);
+    h->fin = FOS_NO_OFFSET;
+    fos_half_begin(core, index, c, dir, p->ack, 1, &o);
+}
+
 /* An acknowledgement for a direction that is being picked up. */
 FOS_NOINLINE void fos_tcp_ack_pickup(fos_core *core, uint32_t index, fos_conn *c, int dir, const fos_pkt *p) {
     fos_origin o = fos_origin_of(p);
@@ -283,6 +295,7 @@ FOS_INLINE void fos_tcp_ack(fos_core *core, uint32_t index, fos_conn *c, int dir
         if (flags & FOS_HALF_PICKUP) fos_tcp_ack_pickup(core, index, c, dir, p);
         return;
     }
+    if (FOS_UNLIKELY(!h->next) && p->ack == h->base_seq + 1 && p->ack != h->origin) fos_tcp_first_syn(core, index, c, dir, p);
     int64_t acked = fos_unwrap(h, p->ack);
     if (acked <= (int64_t)h->acked || acked > (int64_t)h->next + FOS_TCP_FAR) return;
     h->acked = (uint64_t)acked;

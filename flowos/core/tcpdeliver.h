@@ -37,6 +37,11 @@ static void fos_ooo_free(fos_core *core, fos_half *h) {
     h->ooo = NULL;
 }
 
+/* When something last came for the hole before the first piece that waits, or that piece itself. */
+FOS_INLINE int64_t fos_ooo_last(const fos_ooo *ooo) {
+    return ooo->pieces.first->ts > ooo->since_ns ? ooo->pieces.first->ts : ooo->since_ns;
+}
+
 /* Packets of the connection so far: the clock of the patience with gaps. */
 FOS_INLINE uint32_t fos_tcp_clock(const fos_conn *c) { return (uint32_t)(c->packets[0] + c->packets[1]); }
 
@@ -130,7 +135,7 @@ FOS_NOINLINE void fos_tcp_close_gaps(fos_core *core, uint32_t index, fos_conn *c
         if (p->acked_since && fos_tcp_clock(c) - p->acked_since >= core->limits.gap_packets) cause = FOS_GAP_ACK;
         else if (pieces->bytes > core->limits.reassembly_bytes || pieces->count > core->limits.reassembly_pieces ||
                  core->waiting_bytes > core->limits.reassembly_total) cause = FOS_GAP_LIMIT;
-        else if (o->ts - p->ts >= core->limits.gap_ns) cause = FOS_GAP_TIME;
+        else if (o->ts - fos_ooo_last(h->ooo) >= core->limits.gap_ns) cause = FOS_GAP_TIME;
         else return;
         fos_tcp_gap(core, index, c, dir, p->start, cause, o);
         fos_tcp_drain(core, index, c, dir, o);

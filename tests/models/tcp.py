@@ -89,6 +89,7 @@ class Direction:
         self.last_ack = None    # as the other side sent it
         self.acked = None       # the highest, as an offset
         self.acked_at = {}      # buffered offset: the packet at which its piece was found acknowledged
+        self.filled_ns = None   # while pieces wait: when a segment last brought the byte at `next`
         self.holes = []         # the holes that were closed: (offset, length)
         self.pick_up_base = None
         self.pick_up_since = None
@@ -171,11 +172,16 @@ class Direction:
         elif start == self.next and not self.buffer:
             self.deliver_in_order(packet.payload[start - offset:end - offset], end)    # T5
         else:
+            filling = self.buffer and start == self.next and start < end
             self.place(offset, start, end, packet)
+            if filling:
+                self.filled_ns = packet.ts
 
     def place(self, offset, start, end, packet):
         """Buffer the bytes [start, end) of a segment that began at `offset` as the policy says."""
         self.segments += 1
+        if not self.buffer:
+            self.filled_ns = None
         overlap, conflict, part, below = False, False, 0, ()
         for position in range(start, end):
             captured = position - offset < len(packet.payload)
@@ -213,11 +219,13 @@ class Direction:
         for position in beyond:
             del self.buffer[position]
 
-    def acknowledge(self, ack):
-        """Take in an acknowledgement that the other side sent (T10)."""
+    def acknowledge(self, ack, first):
+        """Take in an acknowledgement that the other side sent (T10); `first` is the offset 0 of the first SYN seen (T1)."""
         self.last_ack = ack
         if self.origin is None:
             return
+        if ack == first != self.origin and self.origin_from_syn and not self.items and not self.buffer:
+            self.origin, self.fin, self.acked = first, None, None
         offset = self.unwrap(ack)
         if offset <= self.next + WINDOW and (self.acked is None or offset > self.acked):
             self.acked = offset
@@ -237,7 +245,7 @@ class Direction:
         if self.pick_up_fin is not None:
             self.finish_at(self.pick_up_fin - at)
         if self.last_ack is not None:
-            self.acknowledge(self.last_ack)                                     # T10
+            self.acknowledge(self.last_ack, None)                                     # T10
         self.deliver()
 
     def lowest(self):
@@ -338,6 +346,11 @@ class Direction:
             if piece[0] <= self.acked and piece[0] not in self.acked_at:
                 self.acked_at.update(dict.fromkeys(piece, packets))
 
+    def waiting_since(self, first):
+        """Give the time since when nothing has come for the hole before offset `first`."""
+        came = self.buffer[first].ts
+        return came if self.filled_ns is None else max(came, self.filled_ns)
+
     def close_hole(self, end, reason):
         self.count("tcp_gaps")
         self.count("tcp_gap_bytes", end - self.next)
@@ -358,7 +371,7 @@ class Direction:
                 self.close_hole(first, "ack")                                   # (a)
             elif self.over_a_limit():
                 self.close_hole(first, "limit")                                 # (b)
-            elif now - self.buffer[first].ts >= self.config.gap_seconds * 1e9:
+            elif now - self.waiting_since(first) >= self.config.gap_seconds * 1e9:
                 self.close_hole(first, "time")                                  # (c)
             else:
                 return
@@ -404,7 +417,8 @@ class Connection:
             sender.count("tcp_syn_ignored")
             ignored = True
         if packet.flags & ACK:
-            receiver.acknowledge(packet.ack)
+            base = self.bases[1 - packet.direction]
+            receiver.acknowledge(packet.ack, None if base is None else (base + 1) & 0xFFFFFFFF)
             receiver.try_to_begin(packet.ts)
         if not ignored:
             sender.segment(packet)

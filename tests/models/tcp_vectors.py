@@ -379,6 +379,34 @@ def filled_by_the_packet_that_is_late():
 
 
 @vector()
+def the_client_has_taken_the_first_of_two_answers():
+    talk = Talk().a(flags="S").b(flags="SA", ack=0).b(flags="SA", ack=0, isn=5_000_000).a(ack=0).b(0, b"abc", ack=0)
+    return talk, [], whole(b"abc"), {}
+
+
+@vector()
+def the_client_has_taken_the_first_of_two_answers_though_the_second_is_lower():
+    talk = Talk().a(flags="S").b(flags="SA", ack=0).b(flags="SA", ack=0, isn=3).a(0, b"q", ack=0).b(0, b"abc", ack=1)
+    return talk, whole(b"q"), whole(b"abc"), {}
+
+
+@vector(gap_seconds=30)
+def not_closed_while_it_is_being_filled():
+    talk = Talk().open().a(10**6, b"forged", ack=0)
+    for at in range(0, 8, 2):
+        talk.a(at, b"ab", ack=0, after=29)
+    return talk, [("data", 0, b"ab" * 4), ("gap", 8, 10**6 - 8), ("data", 10**6, b"forged")], [], {
+        "tcp_gaps": 1, "tcp_gap_by_end": 1}
+
+
+@vector(gap_seconds=30)
+def closed_when_nothing_has_filled_it_for_its_time():
+    talk = with_hole().a(3, b"d", ack=0, after=29).b(ack=4, after=29).b(ack=4, after=1).a(4, b"e", ack=0)
+    return talk, [("data", 0, b"abcd"), ("gap", 4, 1), ("data", 5, b"fgh")], [], {
+        "tcp_gaps": 1, "tcp_late_after_gap": 1, "tcp_gap_by_time": 1}
+
+
+@vector()
 def closed_by_the_end():
     talk = with_hole().a(9, b"j", ack=0)
     return talk, [*HOLED, ("gap", 8, 1), ("data", 9, b"j")], [], {"tcp_gaps": 2, "tcp_gap_by_end": 2}

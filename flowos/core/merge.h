@@ -873,6 +873,7 @@ static void fos_merge_entry(fos_core *core, const fos_transit *t) {
     if (FOS_UNLIKELY(core->translations != NULL)) fos_translate_leaving(core, t->conn);
     fos_lane *lane = t->conn ? fos_lane_of(core, t->conn) : NULL;
     if (FOS_UNLIKELY(fos_fate_drops(core, t->conn))) {
+        if (lane) fos_lane_touch(core, lane);
         if (lane && lane->way[0].keep) fos_keep_dropped(core, lane);
         else fos_fate_packet(core, t);
         return;
@@ -910,6 +911,37 @@ static void fos_lane_spill(fos_core *core, fos_lane *lane) {
     }
 }
 
+/* Count the packets of one list that stay, and let go of them. */
+static void fos_parked_lost(fos_core *core, fos_parked **list) {
+    while (*list) {
+        fos_parked *p = *list;
+        *list = p->next;
+        FOS_COUNT(&core->counters, merged_dropped);
+        fos_parked_free(core, p);
+    }
+}
+
+/* Count the packets that were held when a module dropped their connection: those before number `logged`, the others are
+ * in the log, and counted there. */
+static void fos_lane_lost(fos_core *core, fos_lane *lane, uint64_t logged) {
+    for (int dir = 0; dir < 2; dir++) {
+        fos_way *w = &lane->way[dir];
+        const fos_stream *s = fos_half_of(core, lane->index, dir)->stream;
+        uint64_t last = FOS_ALL;
+        fos_parked_lost(core, &w->first);
+        fos_parked_lost(core, &w->early);
+        w->last = NULL;
+        w->ends = 0;
+        for (; s && w->next_unit < s->tail_index; w->next_unit++) {
+            const fos_unit *u = fos_stream_unit(s, w->next_unit);
+            if (!u || !u->frame || u->kind == FOS_UNIT_GAP || u->packet >= logged || u->packet == last) continue;
+            if (u->flags & (FOS_UNIT_LEFT | FOS_UNIT_WAITED) || fos_unit_is_told(core, lane, dir, u)) continue;   /* it left, or was parked */
+            last = u->packet;
+            FOS_COUNT(&core->counters, merged_dropped);
+        }
+    }
+}
+
 /* Nothing leaves: edits have done their duty once every later stage has read through them. */
 static void fos_lane_discard(fos_core *core, fos_lane *lane) {
     for (int dir = 0; dir < 2; dir++) {
@@ -919,7 +951,7 @@ static void fos_lane_discard(fos_core *core, fos_lane *lane) {
         if (limit == FOS_ALL) limit = s ? s->tail_off : w->gone;
         for (uint32_t k = 0; k < lane->stage_count; k++) fos_edits_forget(&w->stages[k].out, &core->blocks, limit);
         w->gone = limit;
-        w->next_unit = s ? s->head_index : 0;
+        if (!s || w->next_unit < s->head_index) w->next_unit = s ? s->head_index : 0;
     }
 }
 
@@ -954,6 +986,9 @@ FOS_NOINLINE void fos_merge_before_syn(fos_core *core, const fos_transit *t, uin
 /* After the modules: let everything leave that may. */
 static void fos_merge(fos_core *core) {
     uint32_t reused = fos_merge_reused(core);
+    uint64_t logged = FOS_ALL;                /* the first packet of a connection in the log */
+    for (uint32_t i = 0; core->fated && i < core->log.count && logged == FOS_ALL; i++)
+        if (core->log.items[i].conn) logged = core->log.items[i].number;
     for (uint32_t i = 0; i < core->log.count; i++) {
         const fos_transit *t = &core->log.items[i];
         if (FOS_UNLIKELY(reused && t->conn && (t->tcp_flags & (FOS_TCP_SYN | FOS_TCP_ACK)) == FOS_TCP_SYN))
@@ -974,7 +1009,10 @@ static void fos_merge(fos_core *core) {
                 fos_keep_output(core, lane);
                 if (over) fos_keep_end(core, lane, core->table.conns[lane->index].reason);
             }
-        } else fos_lane_discard(core, lane);
+        } else {
+            if (core->in_line && !core->live) fos_lane_lost(core, lane, logged);
+            fos_lane_discard(core, lane);
+        }
         for (int dir = 0; dir < 2; dir++)
             fos_way_forget(&lane->way[dir], lane->stage_count, &core->blocks, fos_way_edits(&lane->way[dir], lane->stage_count));
         if (!core->stable) fos_lane_spill(core, lane);

@@ -70,8 +70,11 @@ FOS_NOINLINE void fos_bundle_new(fos_core *core, const fos_datagram *d, fos_tran
     entry->flags = (uint16_t)((entry->flags & ~FOS_TRANSIT_FRAGMENT) | FOS_TRANSIT_BLOCK | FOS_TRANSIT_JOINED);
 }
 
+/* Fragments whose datagram left edited, or stayed: it was counted once. */
 static void fos_bundle_drop_frames(fos_core *core, fos_bundle *b) {
+    if (b->first) FOS_COUNT_N(&core->counters, merged_joined, -1);
     while (b->first) {
+        FOS_COUNT(&core->counters, merged_joined);
         fos_parked *p = b->first;
         b->first = p->next;
         fos_parked_free(core, p);

@@ -87,6 +87,7 @@
     X(merged_absorbed, "packets that repeated bytes which wait, and did not leave") \
     X(merged_stale, "retransmissions of bytes acknowledged long ago that did not leave") \
     X(merged_dropped, "packets that a module dropped") \
+    X(merged_joined, "fragments that did not leave by themselves: their datagram was edited, or dropped, as one packet") \
     X(kept_timeouts, "retransmission time-outs of connections that are kept going in line") \
     X(kept_given_up, "... and connections reset because nobody answered any more") \
     X(kept_probes, "idle connections whose both ends were asked whether they are there") \

@@ -779,28 +779,42 @@ static int fos_merge_next_parked(fos_core *core, fos_lane *lane, int dir, uint64
     return 1;
 }
 
-/* Send all that may leave of what came up to packet `number`; `force`: all of it. */
+/* The number of the packet that a direction sends next; FOS_ALL: it has none. */
+FOS_INLINE uint64_t fos_merge_turn(const fos_core *core, const fos_lane *lane, int dir) {
+    const fos_way *w = &lane->way[dir];
+    const fos_stream *s = fos_half_of(core, lane->index, dir)->stream;
+    const fos_unit *u = s ? fos_stream_unit(s, w->next_unit) : NULL;
+    uint64_t unit = u ? u->packet : FOS_ALL, parked = w->first ? w->first->packet.number : FOS_ALL;
+    return unit < parked ? unit : parked;
+}
+
+/* Send the next packet of a direction if it may leave: 1, else 0. */
+static int fos_merge_step(fos_core *core, fos_lane *lane, int dir, uint64_t limit, uint64_t number, int64_t ts) {
+    fos_way *w = &lane->way[dir];
+    const fos_stream *s = fos_half_of(core, lane->index, dir)->stream;
+    const fos_unit *u = s ? fos_stream_unit(s, w->next_unit) : NULL;
+    int due = u && u->packet <= number && u->off + u->len <= limit;
+    int parked_due = w->first && w->first->packet.number <= number;
+    int parked_first = parked_due && u && w->first->packet.number < u->packet;
+    return (parked_first && fos_merge_next_parked(core, lane, dir, number, ts, 0)) ||
+           (due && fos_merge_next_unit(core, lane, dir, limit, number, ts)) ||
+           (parked_due && !parked_first && fos_merge_next_parked(core, lane, dir, number, ts, 0)) ||
+           (FOS_UNLIKELY(w->early != NULL) && fos_merge_next_early(core, lane, dir, ts, 0));
+}
+
+/* Send all that may leave of what came up to packet `number`, as far as may be in the order in which it came;
+ * `force`: all of it. */
 static void fos_lane_drain(fos_core *core, fos_lane *lane, uint64_t number, int64_t ts, int force) {
     int moved;
     uint64_t limit[2];
     for (int dir = 0; dir < 2; dir++) limit[dir] = force ? FOS_ALL : fos_way_limit(&lane->way[dir], lane->stage_count);
     do {
         moved = 0;
-        for (int dir = 0; dir < 2; dir++) {
-            fos_way *w = &lane->way[dir];
-            for (;;) {
-                const fos_stream *s = fos_half_of(core, lane->index, dir)->stream;
-                const fos_unit *u = s ? fos_stream_unit(s, w->next_unit) : NULL;
-                int due = u && u->packet <= number && u->off + u->len <= limit[dir], step = 0;
-                int parked_due = w->first && w->first->packet.number <= number;
-                int parked_first = parked_due && u && w->first->packet.number < u->packet;
-                if (parked_first) step = fos_merge_next_parked(core, lane, dir, number, ts, 0);
-                if (!step && due) step = fos_merge_next_unit(core, lane, dir, limit[dir], number, ts);
-                if (!step && parked_due && !parked_first) step = fos_merge_next_parked(core, lane, dir, number, ts, 0);
-                if (!step && FOS_UNLIKELY(w->early != NULL)) step = fos_merge_next_early(core, lane, dir, ts, 0);
-                if (!step) break;
-                moved = 1;
-            }
+        int stuck[2] = {0, 0};                /* until the other direction has sent all it can */
+        while (!stuck[0] || !stuck[1]) {
+            int dir = stuck[0] || (!stuck[1] && fos_merge_turn(core, lane, 1) < fos_merge_turn(core, lane, 0));
+            if (fos_merge_step(core, lane, dir, limit[dir], number, ts)) moved = 1;
+            else stuck[dir] = 1;
         }
         if (!moved && force)                  /* two directions wait for each other: time is over for both */
             for (int dir = 0; dir < 2 && !moved; dir++)
@@ -861,6 +875,7 @@ static void fos_merge_entry(fos_core *core, const fos_transit *t) {
     if (FOS_UNLIKELY(core->translations != NULL)) fos_translate_leaving(core, t->conn);
     fos_lane *lane = t->conn ? fos_lane_of(core, t->conn) : NULL;
     if (FOS_UNLIKELY(fos_fate_drops(core, t->conn))) {
+        if (lane) fos_lane_touch(core, lane);
         if (lane && lane->way[0].keep) fos_keep_dropped(core, lane);
         else fos_fate_packet(core, t);
         return;
@@ -898,6 +913,37 @@ static void fos_lane_spill(fos_core *core, fos_lane *lane) {
     }
 }
 
+/* Count the packets of one list that stay, and let go of them. */
+static void fos_parked_lost(fos_core *core, fos_parked **list) {
+    while (*list) {
+        fos_parked *p = *list;
+        *list = p->next;
+        FOS_COUNT(&core->counters, merged_dropped);
+        fos_parked_free(core, p);
+    }
+}
+
+/* Count the packets that were held when a module dropped their connection: those before number `logged`, the others are
+ * in the log, and counted there. */
+static void fos_lane_lost(fos_core *core, fos_lane *lane, uint64_t logged) {
+    for (int dir = 0; dir < 2; dir++) {
+        fos_way *w = &lane->way[dir];
+        const fos_stream *s = fos_half_of(core, lane->index, dir)->stream;
+        uint64_t last = FOS_ALL;
+        fos_parked_lost(core, &w->first);
+        fos_parked_lost(core, &w->early);
+        w->last = NULL;
+        w->ends = 0;
+        for (; s && w->next_unit < s->tail_index; w->next_unit++) {
+            const fos_unit *u = fos_stream_unit(s, w->next_unit);
+            if (!u || !u->frame || u->kind == FOS_UNIT_GAP || u->packet >= logged || u->packet == last) continue;
+            if (u->flags & (FOS_UNIT_LEFT | FOS_UNIT_WAITED) || fos_unit_is_told(core, lane, dir, u)) continue;   /* it left, or was parked */
+            last = u->packet;
+            FOS_COUNT(&core->counters, merged_dropped);
+        }
+    }
+}
+
 /* Nothing leaves: edits have done their duty once every later stage has read through them. */
 static void fos_lane_discard(fos_core *core, fos_lane *lane) {
     for (int dir = 0; dir < 2; dir++) {
@@ -907,13 +953,48 @@ static void fos_lane_discard(fos_core *core, fos_lane *lane) {
         if (limit == FOS_ALL) limit = s ? s->tail_off : w->gone;
         for (uint32_t k = 0; k < lane->stage_count; k++) fos_edits_forget(&w->stages[k].out, &core->blocks, limit);
         w->gone = limit;
-        w->next_unit = s ? s->head_index : 0;
+        if (!s || w->next_unit < s->head_index) w->next_unit = s ? s->head_index : 0;
+    }
+}
+
+/* What a lane may send after the modules: packets, and edits behind the last of them. */
+static void fos_lane_send(fos_core *core, fos_lane *lane, int64_t ts, int over) {
+    if (FOS_UNLIKELY(core->translations != NULL)) fos_translate_leaving(core, lane->index);
+    fos_lane_drain(core, lane, FOS_ALL, ts, over);
+    if (ts != core->now && ts < lane->lent) ts = lane->lent;
+    for (int dir = 0; dir < 2; dir++) fos_way_trailing(core, lane, dir, ts);
+}
+
+/* How many connections, from the first of `closed` on, may still hold packets though their ports were taken by a new one? */
+static uint32_t fos_merge_reused(const fos_core *core) {
+    uint32_t n = 0;
+    if (FOS_LIKELY(!core->lane_count) || core->live || !core->in_line) return 0;
+    for (uint32_t i = 0; i < core->closed.count; i++)
+        if (core->table.conns[core->closed.items[i]].reason == FOS_CLOSE_REUSED && fos_lane_of(core, core->closed.items[i])) n = i + 1;
+    return n;
+}
+
+/* The SYN of a new connection goes behind all of the one whose ports it took: `reused` is where to look. */
+FOS_NOINLINE void fos_merge_before_syn(fos_core *core, const fos_transit *t, uint32_t reused) {
+    for (uint32_t i = 0; i < reused; i++) {
+        uint32_t index = core->closed.items[i];
+        const fos_conn *c = &core->table.conns[index];
+        fos_lane *lane = c->reason == FOS_CLOSE_REUSED ? fos_lane_of(core, index) : NULL;
+        if (!lane || lane->away || core->table.cold[index].id > core->table.cold[t->conn].id || fos_fate_drops(core, index)) continue;
+        if (index != t->conn && fos_key_equal(&c->key, &core->table.conns[t->conn].key)) fos_lane_send(core, lane, t->ts, 1);
     }
 }
 
 /* After the modules: let everything leave that may. */
 static void fos_merge(fos_core *core) {
+    uint32_t reused = fos_merge_reused(core);
+    uint64_t logged = FOS_ALL;                /* the first packet of a connection in the log */
+    for (uint32_t i = 0; core->fated && i < core->log.count && logged == FOS_ALL; i++)
+        if (core->log.items[i].conn) logged = core->log.items[i].number;
     for (uint32_t i = 0; i < core->log.count; i++) {
+        const fos_transit *t = &core->log.items[i];
+        if (FOS_UNLIKELY(reused && t->conn && (t->tcp_flags & (FOS_TCP_SYN | FOS_TCP_ACK)) == FOS_TCP_SYN))
+            fos_merge_before_syn(core, t, reused);
         fos_merge_entry(core, &core->log.items[i]);
         fos_transit_drop(core, &core->log.items[i]);
     }
@@ -924,17 +1005,16 @@ static void fos_merge(fos_core *core) {
         lane->touched = 0;
         if (fos_list_add(&core->merged, lane->index)) core->failed = 1;
         int over = (core->table.conns[lane->index].flags & FOS_CONN_CLOSED) && !lane->away;
-        if (FOS_UNLIKELY(core->translations != NULL)) fos_translate_leaving(core, lane->index);
         if (core->in_line && !fos_fate_drops(core, lane->index)) {
-            int64_t ts = fos_lane_time(core, lane, core->now);
-            fos_lane_drain(core, lane, FOS_ALL, ts, over);
-            if (ts != core->now && ts < lane->lent) ts = lane->lent;
-            for (int dir = 0; dir < 2; dir++) fos_way_trailing(core, lane, dir, ts);
+            fos_lane_send(core, lane, fos_lane_time(core, lane, core->now), over);
             if (core->live && fos_merge_keeps(core, lane)) {
                 fos_keep_output(core, lane);
                 if (over) fos_keep_end(core, lane, core->table.conns[lane->index].reason);
             }
-        } else fos_lane_discard(core, lane);
+        } else {
+            if (core->in_line && !core->live) fos_lane_lost(core, lane, logged);
+            fos_lane_discard(core, lane);
+        }
         for (int dir = 0; dir < 2; dir++)
             fos_way_forget(&lane->way[dir], lane->stage_count, &core->blocks, fos_way_edits(&lane->way[dir], lane->stage_count));
         if (!core->stable) fos_lane_spill(core, lane);

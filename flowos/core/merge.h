@@ -810,11 +810,18 @@ static void fos_lane_drain(fos_core *core, fos_lane *lane, uint64_t number, int6
     for (int dir = 0; dir < 2; dir++) limit[dir] = force ? FOS_ALL : fos_way_limit(&lane->way[dir], lane->stage_count);
     do {
         moved = 0;
-        int stuck[2] = {0, 0};                /* until the other direction has sent all it can */
+        uint64_t turn[2];
+        int stuck[2];                         /* until the other direction has sent all it can */
+        for (int dir = 0; dir < 2; dir++) {
+            turn[dir] = fos_merge_turn(core, lane, dir);
+            stuck[dir] = turn[dir] > number && !lane->way[dir].early;
+        }
         while (!stuck[0] || !stuck[1]) {
-            int dir = stuck[0] || (!stuck[1] && fos_merge_turn(core, lane, 1) < fos_merge_turn(core, lane, 0));
-            if (fos_merge_step(core, lane, dir, limit[dir], number, ts)) moved = 1;
-            else stuck[dir] = 1;
+            int dir = stuck[0] || (!stuck[1] && turn[1] < turn[0]);
+            if (fos_merge_step(core, lane, dir, limit[dir], number, ts)) {
+                moved = 1;
+                turn[dir] = fos_merge_turn(core, lane, dir);
+            } else stuck[dir] = 1;
         }
         if (!moved && force)                  /* two directions wait for each other: time is over for both */
             for (int dir = 0; dir < 2 && !moved; dir++)

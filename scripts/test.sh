@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.." || exit 1
 # What a sanitizer can add nothing to stays out.
 CHECKED=(-q -m 'not slow and not live and not soak')
 UNCHECKED='test_(docs|layers|packaging|migration.*|allocation.*|balancing_page|offload_page|parity|daemon.*|man|top|metrics)\.py'
-LIMIT=${ROUND_SECONDS:-1500}         # a round that hangs ends as if by Ctrl-C, so that it tells where
+LIMIT=${ROUND_SECONDS:-7200}         # a round that hangs ends as if by Ctrl-C, so that it tells where; twenty minutes are usual, an hour where others compute
 names=() results=() times=() passed=0 failed=0 skipped=0
 
 count() { grep -oE "[0-9]+ $2" <<<"$1" | tail -n 1 | grep -oE '[0-9]+' || echo 0; }

@@ -63,12 +63,20 @@ class Fetching:
         assert not self.errors and self.pages
 
 
+def threads(daemon):
+    """Give how many threads the daemon has: one per call that it serves, and some more."""
+    return len(os.listdir(f"/proc/{daemon.pid}/task"))
+
+
 @pytest.fixture
 def daemon(running):
     """The daemon; pages are fetched through it during the test, and it is the same and answers after it."""
     hosts, daemon = running
+    idle = threads(daemon)
     with Fetching(hosts):
         yield daemon
+    assert daemon.alive()
+    until(lambda: threads(daemon) <= idle, "all who called were served or cut off, their places are free")
     assert daemon.alive() and daemon.client().command("items")["tasks"] == ["upgrade"]
     assert "Traceback" not in daemon.log()
 

@@ -24,6 +24,14 @@ attempt() {
     say "$? $((SECONDS - start))" >"$log.status"
 }
 
+# end PID: end a process and all that it started.  A group would not do: `timeout` makes one of its own.
+end() {
+    local child children
+    children=$(cat "/proc/$1/task/"*/children 2>/dev/null)
+    kill "$1" 2>/dev/null
+    for child in $children; do end "$child"; done
+}
+
 # account NAME: read the status and the counts off a round's log.
 account() {
     local name=$1 log=$LOGS/round-$1.log status seconds closing word failures
@@ -64,11 +72,11 @@ checked() {
 }
 
 rm -f "$LOGS"/round-*
+trap 'for job in $(jobs -p); do end "$job"; done' EXIT       # who is interrupted leaves no round behind
 attempt release .venv/bin/pytest -m 'not soak' &
 release=$!
 checked &
 checked=$!
-trap 'kill "$release" "$checked" 2>/dev/null' EXIT
 follow release "$release"
 follow asan-1 "$checked"
 follow asan-2 "$checked"
@@ -77,7 +85,6 @@ attempt tsan scripts/sanitize.sh test tsan -q -m threads &
 follow tsan $!
 attempt fuzz env FUZZ_SECONDS="${FUZZ_SECONDS:-10}" scripts/fuzz.sh &
 follow fuzz $!
-trap - EXIT
 
 printf '\n── summary (%s s)\n' "$SECONDS"
 for i in "${!names[@]}"; do

@@ -125,7 +125,7 @@ class Switch:
         self.stack.callback(child.wait)
         self.stack.callback(child.kill)
 
-    def reach(self, name, patience=10):
+    def reach(self, name, patience=60):
         """Wait until a socket answers: the file is there before anyone listens."""
         end = time.monotonic() + patience
         while True:
@@ -139,7 +139,7 @@ class Switch:
 
     def configure(self, *words):
         """Change the switch's database (ovs-vsctl)."""
-        return run(self.vsctl, f"--db=unix:{self.folder}/db.sock", "--timeout=10", *words, env=self.env)
+        return run(self.vsctl, f"--db=unix:{self.folder}/db.sock", "--timeout=60", *words, env=self.env)
 
     def control(self, *words):
         """Send a command to the running switch (ovs-appctl)."""

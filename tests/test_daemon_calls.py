@@ -58,7 +58,7 @@ class Fetching:
 
     def __exit__(self, *exception):
         self.running = False
-        self.thread.join(30)
+        self.thread.join()
         self.connection.close()
         assert not self.errors and self.pages
 

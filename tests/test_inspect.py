@@ -424,7 +424,7 @@ def test_ctrl_c_ends_with_a_whole_report(tmp_path, capture):
         writer.write(capture.read_bytes())
         taken(writer, process.pid)
         process.send_signal(signal.SIGINT)
-        err = process.communicate(timeout=30)[1]
+        err = process.communicate(timeout=60)[1]
     assert (process.returncode, err) == (cli.INTERRUPTED, b"")
     told = json.loads(out.read_bytes())
     assert misshapen(told, SHAPE) == [] and told["capture"]["packets"] == len(frames())

@@ -135,7 +135,7 @@ def until(descriptor, text):
     """Read until a text comes; give all."""
     seen = b""
     while text not in seen:
-        assert select.select([descriptor], [], [], 30)[0], seen
+        assert select.select([descriptor], [], [], 60)[0], seen
         seen += os.read(descriptor, 65536)
     return seen
 
@@ -199,7 +199,7 @@ def test_the_daemon_starts_with_what_the_unit_gives(netns):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
             systemd.bind(f"{folder}/notify")
             os.chmod(f"{folder}/notify", 0o777)
-            systemd.settimeout(30)
+            systemd.settimeout(60)
             environment = {**os.environ, "PYTHONPATH": str(ROOT), "FLOWOS_SOCKET": f"{folder}/socket",
                            "FLOWOS_STATE": f"{folder}/state/flowosd.toml", "NOTIFY_SOCKET": f"{folder}/notify"}
             for _ in range(2):
@@ -215,7 +215,7 @@ def test_the_daemon_starts_with_what_the_unit_gives(netns):
                         assert {bit for bit in range(64) if bits >> bit & 1} == set(CAPABILITIES.values())
                     process.terminate()
                     assert systemd.recv(100) == b"STOPPING=1"
-                    assert process.wait(30) == 0, process.stderr.read()
+                    assert process.wait(60) == 0, process.stderr.read()
                 finally:
                     process.kill()
                     process.communicate()

@@ -34,7 +34,7 @@ harness() {                 # harness NAME: compile, run, one line of result
         tail -n 30 "$log"
         return 1
     fi
-    if ! timeout $((seconds * 2 + 60)) "$out/bin/$name" -max_total_time="$seconds" -timeout=10 \
+    if ! timeout $((seconds * 2 + 600)) "$out/bin/$name" -max_total_time="$seconds" -timeout=60 \
             -rss_limit_mb=2048 -artifact_prefix="$out/crashes/$name-" \
             "$corpus" "$seeds" >"$log" 2>&1 </dev/null; then
         say "$name FAILED; the end of $log:"

@@ -10,7 +10,9 @@ cd "$(dirname "$0")/.." || exit 1
 # What a sanitizer can add nothing to stays out.
 CHECKED=(-q -m 'not slow and not live and not soak')
 UNCHECKED='test_(docs|layers|packaging|migration.*|allocation.*|balancing_page|offload_page|parity|daemon.*|man|top|metrics)\.py'
-LIMIT=${ROUND_SECONDS:-1500}         # a round that hangs ends as if by Ctrl-C, so that it tells where
+# A round that hangs ends as if by Ctrl-C, so that it tells where.  Half an hour is much, but where others compute
+# beside it a round has taken that; which test hangs is in its log after ten minutes (faulthandler_timeout).
+LIMIT=${ROUND_SECONDS:-7200}
 names=() results=() times=() passed=0 failed=0 skipped=0
 
 count() { grep -oE "[0-9]+ $2" <<<"$1" | tail -n 1 | grep -oE '[0-9]+' || echo 0; }
@@ -22,6 +24,14 @@ attempt() {
     rm -f "$log.status"
     timeout -s INT -k 60 "$LIMIT" "$@" >"$log" 2>&1 </dev/null
     say "$? $((SECONDS - start))" >"$log.status"
+}
+
+# end PID: end a process and all that it started.  A group would not do: `timeout` makes one of its own.
+end() {
+    local child children
+    children=$(cat "/proc/$1/task/"*/children 2>/dev/null)
+    kill "$1" 2>/dev/null
+    for child in $children; do end "$child"; done
 }
 
 # account NAME: read the status and the counts off a round's log.
@@ -64,11 +74,11 @@ checked() {
 }
 
 rm -f "$LOGS"/round-*
+trap 'for job in $(jobs -p); do end "$job"; done' EXIT       # who is interrupted leaves no round behind
 attempt release .venv/bin/pytest -m 'not soak' &
 release=$!
 checked &
 checked=$!
-trap 'kill "$release" "$checked" 2>/dev/null' EXIT
 follow release "$release"
 follow asan-1 "$checked"
 follow asan-2 "$checked"
@@ -77,7 +87,6 @@ attempt tsan scripts/sanitize.sh test tsan -q -m threads &
 follow tsan $!
 attempt fuzz env FUZZ_SECONDS="${FUZZ_SECONDS:-10}" scripts/fuzz.sh &
 follow fuzz $!
-trap - EXIT
 
 printf '\n── summary (%s s)\n' "$SECONDS"
 for i in "${!names[@]}"; do

@@ -149,7 +149,7 @@ class Flowosd:
         """Type `flowos up`; give the finished process."""
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         return subprocess.run([program("ip"), "netns", "exec", self.where, sys.executable, "-m", "flowos.cli", *self.arguments()],
-                              capture_output=True, text=True, env=environment, timeout=60, check=False)
+                              capture_output=True, text=True, env=environment, timeout=300, check=False)
 
     def up(self):
         """Start the daemon; give itself."""

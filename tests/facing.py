@@ -69,7 +69,7 @@ class Facing:
 
     def flowos(self, *words):
         """Run a command, which must succeed; give what it printed."""
-        done = subprocess.run(self.command(*words), env=self.environment, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(self.command(*words), env=self.environment, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -81,10 +81,10 @@ class Facing:
         """Connect client and server through the daemon; give both sockets."""
         with namespaces.inside(self.server), socket.create_server(("", PORT)) as listener:
             with namespaces.inside(self.client):
-                near = self.things.enter_context(socket.create_connection((SERVER, PORT), timeout=30))
+                near = self.things.enter_context(socket.create_connection((SERVER, PORT), timeout=300))
             far = self.things.enter_context(listener.accept()[0])
             near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            far.settimeout(30)
+            far.settimeout(60)
         return near, far
 
 

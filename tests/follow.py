@@ -20,7 +20,7 @@ def follow(tshark, path, streams):
                "-o", "tcp.reassemble_out_of_order:TRUE"]
     for stream in streams:
         command += ["-z", f"follow,tcp,raw,{stream}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     result, pieces = {}, None
     for line in done.stdout.splitlines():
         if match := re.match(r"Filter: tcp\.stream eq (\d+)", line):

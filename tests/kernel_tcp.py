@@ -42,7 +42,7 @@ SYSCTLS = {"ipv4.tcp_rto_min_us": 10_000, "ipv4.tcp_rto_max_ms": 1000, "ipv4.tcp
 TCPI_STATE, TCPI_TOTAL_RETRANS = ("B", 0), ("I", 100)     # type and place in struct tcp_info
 TCP_CLOSE = 7
 #: Seconds after which a run is given up.
-PATIENCE = float(os.environ.get("TCP_PATIENCE", "30"))
+PATIENCE = float(os.environ.get("TCP_PATIENCE", "60"))
 #: A folder for captures of both sides of runs that fail, as FlowOS saw them; none without it.
 RECORD = os.environ.get("TCP_RECORD")
 fork = multiprocessing.get_context("fork")

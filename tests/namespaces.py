@@ -7,7 +7,9 @@ once: the kernel brings a wire up in the background, and until it has, what is s
 import contextlib
 import ctypes
 import fcntl
+import functools
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -15,7 +17,7 @@ import subprocess
 import pytest
 
 from conftest import program
-from waiting import until
+from waiting import PATIENCE, until
 
 CLONE_NEWNET = 0x40000000
 SIOCGIFFLAGS, IFF_RUNNING = 0x8913, 0x40
@@ -45,24 +47,37 @@ def enter(descriptor):
 
 def ip(*words):
     """Run an `ip` command, which must succeed."""
-    subprocess.run([program("ip"), *map(str, words)], check=True, capture_output=True, timeout=30)
+    subprocess.run([program("ip"), *map(str, words)], check=True, capture_output=True, timeout=PATIENCE)
 
 
 def add(name, stack):
     """Make a namespace that goes when `stack` is closed: its loopback up, its interfaces to come silent.
 
+    Its name is flowos-, a word, this process's number and something more.
+
     Silent: without a link-local address the kernel sends no router solicitation and no report of
     multicast groups, which would come between a test's own frames.
     """
-    stack.callback(subprocess.run, [program("ip"), "netns", "del", name], capture_output=True, timeout=30, check=False)
+    clear()
+    stack.callback(subprocess.run, [program("ip"), "netns", "del", name], capture_output=True, timeout=PATIENCE, check=False)
     for words in ("netns", "add", name), ("-n", name, "link", "set", "lo", "up"):
-        done = subprocess.run([program("ip"), *words], capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run([program("ip"), *words], capture_output=True, text=True, timeout=PATIENCE, check=False)
         if done.returncode:                   # in a chroot, say, `ip` cannot remount /
             pytest.skip(f"no network namespaces here: {done.stderr.strip()}")
     # /proc/sys/net shows the namespace of the thread that opens it; the file is absent without IPv6.
     with inside(name), contextlib.suppress(FileNotFoundError), \
             open("/proc/sys/net/ipv6/conf/default/addr_gen_mode", "w") as file:
         file.write("1")                       # no link-local address
+
+
+@functools.cache
+def clear():
+    """Remove, once, what runs left that were killed: namespaces named after a process that is no more, or after this one."""
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir("/run/netns"):
+            process = re.match(r"flowos-(?:test|tcp)-(\d+)-", name)
+            if process and (int(process[1]) == os.getpid() or not os.path.exists(f"/proc/{process[1]}")):
+                subprocess.run([program("ip"), "netns", "del", name], capture_output=True, timeout=PATIENCE, check=False)
 
 
 def join(one, two, first="port0", second="port0", mtu=1500, offloads=False, queues=()):

@@ -39,7 +39,7 @@ def version():
 
 def run(*words, text=None, check=True, env=None):
     """Run a program; give its output, errors included."""
-    done = subprocess.run(words, input=text, capture_output=True, text=True, timeout=120, env=env, check=False)
+    done = subprocess.run(words, input=text, capture_output=True, text=True, timeout=300, env=env, check=False)
     if check and done.returncode:
         raise RuntimeError(f"{' '.join(words[:6])}: {done.stderr or done.stdout}")
     return done.stdout
@@ -125,7 +125,7 @@ class Switch:
         self.stack.callback(child.wait)
         self.stack.callback(child.kill)
 
-    def reach(self, name, patience=10):
+    def reach(self, name, patience=60):
         """Wait until a socket answers: the file is there before anyone listens."""
         end = time.monotonic() + patience
         while True:
@@ -139,7 +139,7 @@ class Switch:
 
     def configure(self, *words):
         """Change the switch's database (ovs-vsctl)."""
-        return run(self.vsctl, f"--db=unix:{self.folder}/db.sock", "--timeout=10", *words, env=self.env)
+        return run(self.vsctl, f"--db=unix:{self.folder}/db.sock", "--timeout=300", *words, env=self.env)
 
     def control(self, *words):
         """Send a command to the running switch (ovs-appctl)."""

@@ -69,7 +69,7 @@ def seen(path, since=0):
         return [bytes(data) for _, data in dpkt.pcap.Reader(file)][since:]
 
 
-def put(switch, port, frames, patience=20):
+def put(switch, port, frames, patience=60):
     """Let frames come in at a port; give [(port, frame)] of what the switch sends, as many."""
     before = {number: len(seen(path)) for number, path in switch.sent.items()}
     switch.receive(port, frames)

@@ -386,7 +386,7 @@ def test_tshark_reads_what_is_built_here(tmp_path, tshark):
     for name, data in small_captures().items():
         path = save(tmp_path, data, "built")
         shown = subprocess.run([tshark, "-r", path, "-T", "fields", "-e", "frame.time_epoch", "-e", "frame.cap_len",
-                                "-e", "frame.len"], capture_output=True, text=True, timeout=60, check=True).stdout
+                                "-e", "frame.len"], capture_output=True, text=True, timeout=300, check=True).stdout
         rows = [line.split("\t") for line in shown.splitlines()]
         expected = read_plainly(data)[0]
         assert [(int(cap), int(size)) for _, cap, size in rows] == [(p.len, p.wire) for p in expected], name

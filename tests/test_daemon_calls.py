@@ -58,17 +58,25 @@ class Fetching:
 
     def __exit__(self, *exception):
         self.running = False
-        self.thread.join(30)
+        self.thread.join()
         self.connection.close()
         assert not self.errors and self.pages
+
+
+def threads(daemon):
+    """Give how many threads the daemon has: one per call that it serves, and some more."""
+    return len(os.listdir(f"/proc/{daemon.pid}/task"))
 
 
 @pytest.fixture
 def daemon(running):
     """The daemon; pages are fetched through it during the test, and it is the same and answers after it."""
     hosts, daemon = running
+    idle = threads(daemon)
     with Fetching(hosts):
         yield daemon
+    assert daemon.alive()
+    until(lambda: threads(daemon) <= idle, "all who called were served or cut off, their places are free")
     assert daemon.alive() and daemon.client().command("items")["tasks"] == ["upgrade"]
     assert "Traceback" not in daemon.log()
 
@@ -307,11 +315,11 @@ def test_tcp_only_with_certificates_on_both_sides(netns, tmp_path):
                     Client(address, (*certificates, )).command("flow_del", flow="far")
             call = write_call("command", ["flow_del", {"flow": "far"}])
             data = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(call), call)
-            with socket.create_connection(("127.0.0.1", 7443), timeout=60) as sock:   # no TLS at all
+            with socket.create_connection(("127.0.0.1", 7443), timeout=300) as sock:   # no TLS at all
                 sock.sendall(data)
                 assert b" 200 " not in everything(sock)
             context = ssl.create_default_context(cafile=ca)                           # TLS, but nobody in particular
-            with pytest.raises(OSError), socket.create_connection(("127.0.0.1", 7443), timeout=60) as sock, \
+            with pytest.raises(OSError), socket.create_connection(("127.0.0.1", 7443), timeout=300) as sock, \
                     context.wrap_socket(sock, server_hostname="127.0.0.1") as secure:
                 secure.sendall(data)
                 if not secure.recv(1):

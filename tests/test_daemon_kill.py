@@ -28,7 +28,7 @@ URL = f"http://{SERVER[0]}/"
 def settings(namespace):
     """Give what `ip` and `ethtool` say of the daemon's interfaces, without counters."""
     def run(*words):
-        return subprocess.run([program("ip"), "netns", "exec", namespace, *words], check=True, capture_output=True, text=True, timeout=30).stdout
+        return subprocess.run([program("ip"), "netns", "exec", namespace, *words], check=True, capture_output=True, text=True, timeout=300).stdout
 
     links = json.loads(run(program("ip"), "-d", "-j", "link"))
     return links, [run(program("ethtool"), "-k", name) for name in ("left", "right")]
@@ -50,7 +50,7 @@ def settled(namespace, wanted=None):
 
 def running(namespace):
     """Give the processes that have files of the namespace's network open."""
-    return subprocess.run([program("ip"), "netns", "pids", namespace], capture_output=True, text=True, timeout=30, check=True).stdout.split()
+    return subprocess.run([program("ip"), "netns", "pids", namespace], capture_output=True, text=True, timeout=300, check=True).stdout.split()
 
 
 @pytest.mark.parametrize("kind", ["packet", "xdp"])

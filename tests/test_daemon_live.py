@@ -240,7 +240,7 @@ def test_modules_come_and_go_in_the_middle_of_a_message(netns, chunked):
                     begun = reader
                 for _ in range(2):            # the editor comes, or goes
                     with inside(hosts.client):
-                        client = socket.create_connection((SERVER[0], 81), timeout=60)
+                        client = socket.create_connection((SERVER[0], 81), timeout=300)
                     server, _address = listener.accept()
                     with client, server:
                         for part in "before", "under way", "after":

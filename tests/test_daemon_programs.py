@@ -48,7 +48,7 @@ def test_ab_sees_every_page_stripped(stripped, host, words):
     """ab speaks HTTP/1.0 and counts an answer of another length than the first as failed."""
     hosts, daemon = stripped
     said = subprocess.run([program("ip"), "netns", "exec", hosts.client, program("ab"), "-n", "400", "-c", "8", "-s", "10", *words,
-                           f"http://{host}:81/index.html"], capture_output=True, text=True, timeout=60, check=True).stdout
+                           f"http://{host}:81/index.html"], capture_output=True, text=True, timeout=300, check=True).stdout
     told = {name: int(value) for name, value in re.findall(r"^(Complete requests|Failed requests|Document Length):\s+(\d+)", said, re.M)}
     assert told == {"Complete requests": 400, "Failed requests": 0, "Document Length": len(STRIPPED)}
     assert "Non-2xx" not in said and "last error" not in daemon.type("show")
@@ -59,5 +59,5 @@ def test_a_browser_shows_the_page_stripped(stripped, tmp_path):
     hosts, _daemon = stripped
     said = subprocess.run([program("ip"), "netns", "exec", hosts.client, "chromium", "--headless", "--no-sandbox", "--disable-gpu",
                            f"--user-data-dir={tmp_path}/profile", "--dump-dom", f"http://{SERVER[0]}:81/"],
-                          capture_output=True, text=True, timeout=60, check=True).stdout
+                          capture_output=True, text=True, timeout=300, check=True).stdout
     assert said.count("<p>a  and more of it</p>") == 400 and "SECRET" not in said

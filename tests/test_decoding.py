@@ -516,11 +516,11 @@ def words(tmp_path_factory):
         result = compile({str(source)!r}, CompilationOptions(language_level=3, include_path={[str(core.parent.parent)]!r}))
         sys.exit(result.num_errors)
     """)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     built = folder / f"words{sysconfig.get_config_var('EXT_SUFFIX')}"
     done = subprocess.run(["gcc", "-shared", "-fPIC", "-O0", "-w", f"-I{core}", f"-I{sysconfig.get_paths()['include']}",
-                           str(source.with_suffix(".c")), "-o", str(built)], capture_output=True, text=True, timeout=120, check=False)
+                           str(source.with_suffix(".c")), "-o", str(built)], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     sys.path.insert(0, str(folder))
     try:

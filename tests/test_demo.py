@@ -15,7 +15,7 @@ import pytest
 def inspect(capture):
     """Give what `flowos inspect --json` says of a capture."""
     done = subprocess.run([sys.executable, "-c", "from flowos.cli import main; raise SystemExit(main())",
-                           "inspect", "--json", str(capture)], capture_output=True, text=True, timeout=120, check=False)
+                           "inspect", "--json", str(capture)], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -87,7 +87,7 @@ def test_a_new_recording(netns, project, tmp_path):
 
 def test_what_make_demo_shows(project):
     """The pages are the stripped ones, and tshark finds nothing new to complain about."""
-    done = subprocess.run([sys.executable, "examples/strip_demo.py"], cwd=project, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "examples/strip_demo.py"], cwd=project, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "before: status 200, Content-Length 596" in done.stdout
     assert "after : status 200, Content-Length 76" in done.stdout

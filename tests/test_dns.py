@@ -299,7 +299,7 @@ def datagrams(tshark, path):
     done = subprocess.run(
         [tshark, "-r", str(path), "-o", "ip.defragment:TRUE", "-o", "ipv6.defragment:TRUE", "-Y", "udp", "-T", "fields",
          "-E", "aggregator=/", "-e", "udp.srcport", "-e", "udp.dstport", "-e", "udp.payload"],
-        capture_output=True, text=True, timeout=120, check=False)
+        capture_output=True, text=True, timeout=300, check=False)
     for line in done.stdout.splitlines():
         columns = [column.split("/") for column in line.split("\t")]
         for source, target, payload in zip(*columns, strict=False):

@@ -70,7 +70,7 @@ def test_page_examples(page, tmp_path):
             (tmp_path / "flowos").write_text(f"#!/bin/sh\nexec {sys.executable} -c '{COMMAND}' \"$@\"\n")
             (tmp_path / "flowos").chmod(0o755)
             programs = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-            done = subprocess.run(["bash", "-euc", code], capture_output=True, text=True, timeout=120,
+            done = subprocess.run(["bash", "-euc", code], capture_output=True, text=True, timeout=300,
                                   check=False, env={**os.environ, "PATH": programs, "OUT": str(tmp_path)})
             assert done.returncode == 0, f"{label}: {done.stderr}"
         elif info.startswith("python") and ">>> " in code:

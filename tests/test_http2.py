@@ -96,7 +96,7 @@ def tshark_frames(tshark):
         [tshark, "-r", str(DATA / "http2.pcap"), "-Y", "http2", "-T", "fields", "-E", "aggregator=|", "-d",
          "tcp.port==8080,http2", "-d", "tcp.port==8090,http2", "-d", "tcp.port==8070,http", "-e", "tcp.stream", "-e",
          "tcp.srcport", *[word for name in names for word in ("-e", name)]],
-        capture_output=True, text=True, timeout=60, check=True)
+        capture_output=True, text=True, timeout=300, check=True)
     found = collections.defaultdict(lambda: ([], []))
     for line in done.stdout.splitlines():
         stream, port, *columns = line.split("\t")

@@ -318,7 +318,7 @@ def test_tables_are_limited(capsys, capture):
 def shell(arguments, **options):
     """Run the command in a process of its own."""
     return subprocess.run([sys.executable, "-m", "flowos.cli", *map(str, arguments)], capture_output=True,
-                          timeout=60, check=False, **options)
+                          timeout=300, check=False, **options)
 
 
 def test_standard_input(capsys, capture):
@@ -409,7 +409,7 @@ def test_a_reader_that_goes_away_is_no_error(capture):
     process.stdout.close()
     err = process.stderr.read()
     process.stderr.close()
-    assert process.wait(timeout=60) == cli.NO_READER
+    assert process.wait(timeout=300) == cli.NO_READER
     assert err == b""
 
 
@@ -424,7 +424,7 @@ def test_ctrl_c_ends_with_a_whole_report(tmp_path, capture):
         writer.write(capture.read_bytes())
         taken(writer, process.pid)
         process.send_signal(signal.SIGINT)
-        err = process.communicate(timeout=30)[1]
+        err = process.communicate(timeout=300)[1]
     assert (process.returncode, err) == (cli.INTERRUPTED, b"")
     told = json.loads(out.read_bytes())
     assert misshapen(told, SHAPE) == [] and told["capture"]["packets"] == len(frames())

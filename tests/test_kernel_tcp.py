@@ -217,8 +217,8 @@ def test_programs_do_as_they_say(network):
 
 @pytest.mark.live
 def test_a_reset_is_told_from_an_end(network):
-    run = network.run(Program(1, 5000, [("send", 5000), ("sleep", 0.1), ("reset",)]), Program(2, 0, [("await", 9999)]),
-                      Forwarder())
+    run = network.run(Program(1, 5000, [("send", 5000), ("await", 1), ("reset",)]),
+                      Program(2, 1, [("await", 5000), ("send", 1), ("await", 9999)]), Forwarder())
     assert (run.server.end, run.client.end, run.server.received) == ("reset", "closed", Program(1, 5000).content)
     run = network.run(Program(1, 9), Program(2, 9), Forwarder(lambda side, frame: []), seconds=0.5)
     assert (run.client.end, run.server.end) == ("timeout", "timeout")
@@ -235,9 +235,8 @@ def test_segments_of_choice_are_lost(network):
 @pytest.mark.parametrize("version, mtu", [(4, 1000), (6, 1300)])
 def test_a_narrow_link_is_heeded(network, version, mtu):
     narrow = Narrow(mtu)
-    run = network.check(Program(1, 100_000), Program(2, 0), [], [], Forwarder(), [None, None, None, Impairment(drop=narrow)],
-                        version=version)
-    assert 0 < narrow.dropped < 30 and run.seconds < 20
+    network.check(Program(1, 100_000), Program(2, 0), [], [], Forwarder(), [None, None, None, Impairment(drop=narrow)], version=version)
+    assert 0 < narrow.dropped < 30
 
 
 @pytest.mark.live

@@ -294,7 +294,7 @@ def resident():
 def measured(script, *arguments):
     """Run a script that prints JSON, in a process of its own."""
     done = subprocess.run([sys.executable, "-c", MEASURE + script, json.dumps([*sys.path, os.path.dirname(__file__)]),
-                           *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False)
+                           *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

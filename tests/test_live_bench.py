@@ -23,7 +23,8 @@ import live_net  # noqa: E402
 import live_path  # noqa: E402
 import live_ports  # noqa: E402
 import live_sweep  # noqa: E402
-from namespaces import inside, raw_socket  # noqa: E402
+from namespaces import carried, inside, raw_socket  # noqa: E402
+from waiting import PATIENCE  # noqa: E402
 
 live = pytest.mark.live
 
@@ -40,6 +41,9 @@ def floor(tmp_path_factory):
 def row(root):
     """Make the three namespaces."""
     with live_net.network(addresses=True):
+        for pair in live_net.PAIRS:
+            for where, interface in zip(pair[::2], pair[1::2]):
+                carried(live_net.SPACES[where], interface)
         yield
 
 
@@ -52,7 +56,7 @@ def socket_in(where, interface):
 LOCAL, IPV4 = b"\x88\xb5", b"\x08\0"            # EtherTypes
 
 
-def received(sock, count, kind, patience=5):
+def received(sock, count, kind, patience=PATIENCE):
     """Take `count` frames of an EtherType; fewer when no more come in time."""
     taken, end = [], time.monotonic() + patience
     while len(taken) < count and time.monotonic() < end:
@@ -79,8 +83,8 @@ def valid(frame):
 def test_streams_are_in_order_with_right_sums(row, floor, tmp_path):
     with socket_in("middle", "mid0") as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
-        live_net.inside("one", floor, "stream", "far0", 32, 0.5, tmp_path / "tally")      # nobody counts: it stops at FLIGHT
-        frames = received(sock, 320, IPV4)
+        with live_net.running("one", live_net.OTHERS, floor, "stream", "far0", 32, PATIENCE, tmp_path / "tally", ready=None):
+            frames = received(sock, 320, IPV4)        # nobody counts: it stops at FLIGHT for a while
     assert len(frames) == 320 and all(valid(frame) for frame in frames)
     expected = {}
     for frame in frames:
@@ -95,8 +99,8 @@ def test_streams_are_in_order_with_right_sums(row, floor, tmp_path):
 @pytest.mark.parametrize("size", [60, 65, 1514])
 def test_frames_have_the_size_asked_for(row, floor, size):
     with socket_in("middle", "mid0") as sock:
-        live_net.inside("one", floor, "tx", "far0", 32, 0.05, "-", size)
-        frames = received(sock, 20, IPV4)
+        with live_net.running("one", live_net.OTHERS, floor, "tx", "far0", 32, PATIENCE, "-", size, ready=None):
+            frames = received(sock, 20, IPV4)
     assert len(frames) == 20 and {len(frame) for frame in frames} == {size} and all(valid(frame) for frame in frames)
 
 
@@ -106,7 +110,7 @@ def test_who_stands_in_the_middle_forwards_both_ways(row, floor, tmp_path, name)
     if name == "dpkt loop":
         pytest.importorskip("dpkt")
     with live_path.middle(name, floor, tmp_path):
-        live_net.wait_for(lambda: live_path.reaches(name), 10, name)
+        live_net.wait_for(lambda: live_path.reaches(name), PATIENCE, name)
         with socket_in("one", "far0") as left, socket_in("two", "far1") as right:
             for source, sink in (left, right), (right, left):
                 sent = [live_latency.HEAD + LOCAL + bytes([number]) * size
@@ -121,7 +125,7 @@ def test_a_ping_is_answered_by_rings(row):
     where = live_net.SPACES["middle"]
     link = json.loads(subprocess.run(["ip", "-j", "-n", where, "link", "show", "mid0"], check=True, capture_output=True).stdout)
     live_net.ip("-n", live_net.SPACES["one"], "neighbour", "replace", "10.92.0.99", "lladdr", link[0]["address"], "dev", "far0")
-    program = [sys.executable, ROOT / "benchmarks/live_rings.py", "ping", "xdp:mid0", 64, 1.5, 0]
+    program = [sys.executable, ROOT / "benchmarks/live_rings.py", "ping", "xdp:mid0", 64, 3, 0]
     with live_net.running("middle", live_net.TESTED, *program) as process:       # ping checks sums, numbers and data
         told = live_net.inside("one", "ping", "-c", 5, "-i", "0.02", "-W", 1, "-p", "a5ff", "10.92.0.99").decode()
         assert " 5 received" in told and "wrong data" not in told

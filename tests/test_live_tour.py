@@ -38,7 +38,7 @@ def machine(root, tmp_path):
         # --kill-child: what the text leaves running goes with the shell, should the test be cut short.
         return subprocess.run(
             ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child", "bash"],
-            input=f"mount -t tmpfs tmpfs /run\n{text}", capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False)
+            input=f"mount -t tmpfs tmpfs /run\n{text}", capture_output=True, text=True, timeout=300, cwd=tmp_path, check=False)
     if (probe := paste("ip netns add probe")).returncode:
         pytest.skip(f"no network namespaces here: {probe.stderr.strip()}")
     return paste

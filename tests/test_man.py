@@ -36,7 +36,7 @@ def rendered(tmp_path_factory):
     """The page as man shows it: {command: its text}."""
     file = tmp_path_factory.mktemp("man") / "flowos.1"
     file.write_text(page())
-    done = subprocess.run([program("man"), "-l", "--warnings=all", str(file)], capture_output=True, text=True, timeout=60, check=False,
+    done = subprocess.run([program("man"), "-l", "--warnings=all", str(file)], capture_output=True, text=True, timeout=300, check=False,
                           env={**os.environ, "LC_ALL": "C.UTF-8", "MANWIDTH": "400", "MAN_KEEP_FORMATTING": ""})
     assert done.returncode == 0 and not done.stderr, done.stderr
     parts = re.split(r"^   flowos (\w+)$", done.stdout.split("\nEXIT STATUS\n")[0], flags=re.M)
@@ -83,7 +83,7 @@ def daemon(tmp_path_factory):
                    "TERM": "xterm", "XDG_CONFIG_HOME": str(folder), "LC_ALL": "C.UTF-8"}
 
     def flowos(*words):
-        subprocess.run([folder / "flowos", *words], env=environment, check=True, capture_output=True, timeout=60)
+        subprocess.run([folder / "flowos", *words], env=environment, check=True, capture_output=True, timeout=300)
     flowos("up", *(("--user", "root") if os.geteuid() == 0 else ()), "--port", "lan=pipe:man-lan", "--port", "wan=pipe:man-wan")
     try:
         flowos("flow", "add", "tcp,tp_dst=80")
@@ -135,7 +135,7 @@ def until(descriptor, text):
     """Read until a text comes; give all."""
     seen = b""
     while text not in seen:
-        assert select.select([descriptor], [], [], 30)[0], seen
+        assert select.select([descriptor], [], [], 60)[0], seen
         seen += os.read(descriptor, 65536)
     return seen
 
@@ -179,7 +179,7 @@ def test_systemd_takes_the_unit(tmp_path):
     unit = tmp_path / "flowosd.service"
     unit.write_text(UNIT.read_text().replace("/usr/bin/flowos", shutil.which("true")))
     for words in (["verify", "--man=no"], ["security", "--offline=yes", "--threshold=40"]):
-        done = subprocess.run([program("systemd-analyze"), *words, str(unit)], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run([program("systemd-analyze"), *words, str(unit)], capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         assert words[0] == "security" or not done.stderr
 
@@ -199,7 +199,7 @@ def test_the_daemon_starts_with_what_the_unit_gives(netns):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
             systemd.bind(f"{folder}/notify")
             os.chmod(f"{folder}/notify", 0o777)
-            systemd.settimeout(30)
+            systemd.settimeout(60)
             environment = {**os.environ, "PYTHONPATH": str(ROOT), "FLOWOS_SOCKET": f"{folder}/socket",
                            "FLOWOS_STATE": f"{folder}/state/flowosd.toml", "NOTIFY_SOCKET": f"{folder}/notify"}
             for _ in range(2):
@@ -215,7 +215,7 @@ def test_the_daemon_starts_with_what_the_unit_gives(netns):
                         assert {bit for bit in range(64) if bits >> bit & 1} == set(CAPABILITIES.values())
                     process.terminate()
                     assert systemd.recv(100) == b"STOPPING=1"
-                    assert process.wait(30) == 0, process.stderr.read()
+                    assert process.wait(60) == 0, process.stderr.read()
                 finally:
                     process.kill()
                     process.communicate()

@@ -47,7 +47,7 @@ def fetch(path, answer, **parts):
 def test_the_files_are_those_tshark_exports(shared_pcaps, tshark, tmp_path, name):
     files, found = extracted(tmp_path, shared_pcaps / name, errors=True, uploads=True)
     subprocess.run([tshark, "-r", shared_pcaps / name, "--export-objects", f"http,{tmp_path / 'theirs'}"],
-                   capture_output=True, timeout=120, check=True)
+                   capture_output=True, timeout=300, check=True)
     bodies = [path.read_bytes() for path in (tmp_path / "theirs").iterdir()]
     # Requests without a proper line ("GET/HTTP/1.1") are bodies to tshark; so are messages without one.
     theirs = collections.Counter(hashlib.sha256(body).hexdigest() for body in bodies
@@ -155,7 +155,7 @@ def frames(tshark, path):
     """Let tshark list a capture: (time, length, captured length, first checksum field or so) per frame."""
     done = subprocess.run([tshark, "-r", path, "-T", "fields", "-e", "frame.time_epoch", "-e", "frame.len",
                            "-e", "frame.cap_len", "-e", "ip.id", "-e", "tcp.seq_raw"],
-                          capture_output=True, text=True, timeout=120, check=True)
+                          capture_output=True, text=True, timeout=300, check=True)
     return collections.Counter(done.stdout.splitlines())
 
 
@@ -170,7 +170,7 @@ def test_a_dump_holds_the_packets_of_the_flow(shared_pcaps, tshark, tmp_path, su
         engine.run()
     whole, ours = frames(tshark, source), frames(tshark, target)
     done = subprocess.run([tshark, "-r", source, "-Y", "tcp && !icmp && !vlan", "-T", "fields", "-e", "frame.number"],
-                          capture_output=True, text=True, timeout=120, check=True)
+                          capture_output=True, text=True, timeout=300, check=True)
     assert ours - whole == collections.Counter()
     assert dump.packets == sum(ours.values()) >= len(done.stdout.split()) - 20
 

@@ -33,7 +33,7 @@ def frames(tshark, path, display=""):
     """Give the frames of a capture that a display filter takes, as tshark sees them: (time, length, IP id, ports)."""
     command = [tshark, "-r", path, "-o", "ip.defragment:FALSE", "-T", "fields", "-e", "frame.time_epoch", "-e", "frame.len",
                "-e", "ip.id", "-e", "tcp.srcport", "-e", "udp.srcport", "-e", "tcp.seq_raw"]
-    done = subprocess.run(command + (["-Y", display] if display else []), capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command + (["-Y", display] if display else []), capture_output=True, text=True, timeout=300, check=True)
     return collections.Counter(done.stdout.splitlines())
 
 

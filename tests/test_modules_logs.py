@@ -34,7 +34,7 @@ def tshark_fields(tshark, path, display, *names):
     """Let tshark list fields of the packets that a display filter takes: one dict of lists per packet."""
     done = subprocess.run([tshark, "-r", path, "-Y", display, "-T", "json", "-2",
                            *[part for name in names for part in ("-e", name)]],
-                          capture_output=True, text=True, timeout=120, check=False)
+                          capture_output=True, text=True, timeout=300, check=False)
     return [packet["_source"]["layers"] for packet in json.loads(done.stdout)]
 
 

@@ -159,7 +159,7 @@ def test_a_real_capture_behind_nat(shared_pcaps, tshark, tmp_path):
         assert engine.packets == 4709
     done = subprocess.run([tshark, "-r", target, "-Y", "(tcp || udp) && !icmp && ip.src == 10.0.0.0/8 && !(ip.dst == 10.0.0.0/8 || ip.dst == 224.0.0.0/4) && "
                            "!(tcp.port == 55181)",   # begun before the capture: its first packet here came from outside
-                           "-T", "fields", "-e", "frame.number"], capture_output=True, text=True, timeout=120, check=True)
+                           "-T", "fields", "-e", "frame.number"], capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout == ""
     hosts = collections.defaultdict(set)
     for record in records:

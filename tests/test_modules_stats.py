@@ -34,7 +34,7 @@ def packets_of(tshark, path):
         [tshark, "-r", path, "-Y", "(tcp or udp) && !icmp && !icmpv6", "-T", "fields", "-E", "separator=,", "-E",
          "occurrence=f", "-o", "ip.defragment:FALSE", "-e", "frame.time_epoch", "-e", "frame.len", "-e", "ip.src", "-e", "ip.dst",
          "-e", "tcp.srcport", "-e", "tcp.dstport", "-e", "udp.srcport", "-e", "udp.dstport", "-e", "ipv6.src",
-         "-e", "ipv6.dst"], capture_output=True, text=True, timeout=120, check=True)
+         "-e", "ipv6.dst"], capture_output=True, text=True, timeout=300, check=True)
     for time, length, src, dst, *ports, src6, dst6 in csv.reader(io.StringIO(done.stdout)):
         seconds, _, fraction = time.partition(".")
         tp_src, tp_dst = ports[:2] if ports[0] else ports[2:]
@@ -153,7 +153,7 @@ def test_bytes_are_tsharks_payloads(shared_pcaps, tshark, name):
     count = ByteCount("udp")
     records = told(count, path)
     done = subprocess.run([tshark, "-r", path, "-Y", "udp && !icmp && !icmpv6", "-T", "fields", "-E", "occurrence=f",
-                           "-e", "udp.length"], capture_output=True, text=True, timeout=120, check=True)
+                           "-e", "udp.length"], capture_output=True, text=True, timeout=300, check=True)
     expected = sum(int(length) - 8 for length in done.stdout.split())
     assert count.total == expected == sum(record["a_to_b"] + record["b_to_a"] for record in records)
 

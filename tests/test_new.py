@@ -14,7 +14,7 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 def try_out(folder):
     """Run the tests in a folder as a newcomer would."""
     return subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", folder, folder],
-                          cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+                          cwd=folder, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.mark.parametrize("arguments", [["module", "redact"], ["module", "tally", "--reads"], ["decoder", "chat"]])
@@ -78,7 +78,7 @@ def test_a_module_imports_the_decoder_beside_it(tmp_path, capsys):
                                        "            self.emit({'line': unit.info})\n")
     source = save(tmp_path, exchanges(1, request=b"HELLO you\n", response=b"HELLO too\n"))
     done = subprocess.run([sys.executable, "-m", "flowos.cli", "run", str(source), "--attach", str(tmp_path / "lines.py"),
-                           "--emit", "-", "--quiet"], capture_output=True, text=True, timeout=60, check=True)
+                           "--emit", "-", "--quiet"], capture_output=True, text=True, timeout=300, check=True)
     assert '"HELLO you"' in done.stdout and '"HELLO too"' in done.stdout
 
 

@@ -51,7 +51,7 @@ def made_capture(tmp_path_factory):
 @pytest.mark.parametrize("text", FILTERS)
 def test_filters_choose_what_tcpdump_chooses(text, made_capture, demo_capture):
     for path in made_capture, demo_capture:
-        wanted = subprocess.run([program("tcpdump"), "-nr", path, "-w", "-", text], capture_output=True, timeout=30, check=True).stdout
+        wanted = subprocess.run([program("tcpdump"), "-nr", path, "-w", "-", text], capture_output=True, timeout=300, check=True).stdout
         with pcap.open_offline(path) as reader, scapy.PcapReader(made_file(wanted, made_capture)) as judge:
             reader.setfilter(text)
             ours, theirs = ([data for data in side if not behind_an_extension(data)]

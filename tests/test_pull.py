@@ -187,7 +187,7 @@ def test_standard_input(ten):
     script = "import flowos; print(sum(len(connection.b_to_a.read()) for connection in flowos.open('-')))"
     for feed in (f"cat {ten} |", f"gzip -c {ten} |", f"< {ten}"):
         done = subprocess.run(["bash", "-c", f"{feed} {sys.executable} -c \"$0\"", script], capture_output=True, text=True,
-                              timeout=60, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=False)
+                              timeout=300, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=False)
         assert (done.stdout, done.stderr) == (f"{10 * len(RESPONSE)}\n", "")
 
 

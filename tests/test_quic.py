@@ -218,7 +218,7 @@ def test_headers_are_as_tshark_reads_them(recorded, tshark):
     done = subprocess.run(
         [tshark, "-r", str(DATA / "quic.pcap"), "-T", "fields", "-e", "udp.srcport", "-e",
          "udp.dstport", "-e", "quic.long.packet_type", "-e", "quic.long.packet_type_v2", "-e", "quic.version",
-         "-e", "quic.dcid", "-e", "quic.scid"], capture_output=True, text=True, timeout=60, check=True)
+         "-e", "quic.dcid", "-e", "quic.scid"], capture_output=True, text=True, timeout=300, check=True)
     theirs = []
     for line in done.stdout.splitlines():
         source, target, old, new, versions, dcids, scids = line.split("\t")

@@ -96,7 +96,7 @@ def test_generator_forwarder_and_receiver_as_commands(netns):
     join(middle, two, "right", "two")
     for where, name in (one, "one"), (middle, "left"), (middle, "right"), (two, "two"):
         subprocess.run([program("ip"), "netns", "exec", where, "tc", "qdisc", "replace", "dev", name, "root", "pfifo", "limit", "1000"],
-                       check=False, capture_output=True, timeout=20)
+                       check=False, capture_output=True, timeout=PATIENCE)
 
     def command(where, name, *words):
         return subprocess.Popen([program("ip"), "netns", "exec", where, sys.executable, EXAMPLES / f"{name}.py", *words],

@@ -83,7 +83,7 @@ def test_an_edit_is_in_the_output_and_in_the_books(capsys, capture, tmp_path):
 
 def test_standard_input_and_output(tmp_path, capture):
     done = subprocess.run([sys.executable, "-m", "flowos.cli", "run", "-", "-w", "-", "--attach", "byte_count"],
-                          stdin=open(capture, "rb"), capture_output=True, timeout=60, check=True)
+                          stdin=open(capture, "rb"), capture_output=True, timeout=300, check=True)
     (tmp_path / "piped.pcapng").write_bytes(done.stdout)
     assert len(list(flowos.open(tmp_path / "piped.pcapng"))) == 3
     assert b"byte_count" in done.stderr
@@ -190,7 +190,7 @@ def test_live_ports_are_no_captures(capsys, spec, message):
 
 def test_a_reader_that_goes_away_ends_the_run(capture):
     done = subprocess.run(["bash", "-c", f"'{sys.executable}' -m flowos.cli run '{capture}' --attach http_log --attach flow_stats "
-                           "--emit - --quiet | true; exit ${PIPESTATUS[0]}"], capture_output=True, text=True, timeout=60, check=False)
+                           "--emit - --quiet | true; exit ${PIPESTATUS[0]}"], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode in (0, 141) and "Traceback" not in done.stderr
 
 
@@ -205,7 +205,7 @@ def test_an_interrupt_leaves_a_valid_output(tmp_path):
     until(target.exists, "the output is begun")
     taken(second, process.pid)
     process.send_signal(2)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     os.close(second)
     assert process.returncode == 130, err
     assert json.loads(out)["capture"]["packets"] > 0
@@ -215,11 +215,11 @@ def test_an_interrupt_leaves_a_valid_output(tmp_path):
 def test_progress_is_shown_on_a_terminal_only(capture):
     leader, follower = pty.openpty()
     subprocess.run([sys.executable, "-m", "flowos.cli", "run", capture, "--attach", "byte_count"], stdout=subprocess.DEVNULL,
-                   stderr=follower, timeout=60, check=True)
+                   stderr=follower, timeout=300, check=True)
     os.close(follower)
     os.close(leader)
     done = subprocess.run([sys.executable, "-m", "flowos.cli", "run", capture, "--attach", "byte_count"],
-                          capture_output=True, timeout=60, check=True)
+                          capture_output=True, timeout=300, check=True)
     assert done.stderr == b"" and io.BytesIO(done.stdout).read(1)
 
 

@@ -210,7 +210,7 @@ class Gate(Module):
     def process(self, window):
         window.state["seen"] = window.state.get("seen", 0) + window.length
         self.entered.set()
-        self.go.wait(20)
+        self.go.wait(60)
         window.state["done"] = window.state.get("done", 0) + window.length
 
 

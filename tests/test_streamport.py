@@ -105,11 +105,11 @@ def test_standard_input_from_a_pipe_and_from_a_file(tmp_path):
     command = [sys.executable, "-c", READ_STDIN, str(Path(__file__).parent)]
     project = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     for feed, kind in ((data, "StreamPort"), (gzip.compress(data), "StreamPort")):
-        done = subprocess.run(command, input=feed, capture_output=True, env=project, timeout=60)
+        done = subprocess.run(command, input=feed, capture_output=True, env=project, timeout=300)
         assert done.stdout.decode() == f"standard input {kind} 999\n", done.stderr.decode()
     for packed, kind in ((data, "CapturePort"), (zstandard.compress(data), "StreamPort")):
         with open(save(tmp_path, packed), "rb") as file:
-            done = subprocess.run(command, stdin=file, capture_output=True, env=project, timeout=60)
+            done = subprocess.run(command, stdin=file, capture_output=True, env=project, timeout=300)
         assert done.stdout.decode() == f"standard input {kind} 999\n", done.stderr.decode()
 
 

@@ -196,7 +196,7 @@ def test_the_host_is_on_the_wire_again_when_the_process_is_killed(netns):
             os._exit(1)
     assert os.read(reader, 99) == b"h-eth"
     with ping(host, "10.5.0.2", 1, 0.3) as pinging:
-        assert " 0 received" in pinging.communicate(timeout=20)[0]        # nobody takes what the host sends
+        assert " 0 received" in pinging.communicate(timeout=PATIENCE)[0]        # nobody takes what the host sends
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
 

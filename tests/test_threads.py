@@ -610,7 +610,7 @@ def test_a_detach_from_an_inline_module_revokes_what_is_out(tmp_path):
 
         def process(self, window):
             begun.set()
-            go.wait(20)
+            go.wait(60)
             try:
                 window.insert(window.head, b"!")
             except flowos.StaleError:
@@ -621,7 +621,7 @@ def test_a_detach_from_an_inline_module_revokes_what_is_out(tmp_path):
 
         def process(self, window):
             self.first = self.first or window.now
-            if window.now > self.first and attachment in engine._modules and begun.wait(20):    # in the second delivery
+            if window.now > self.first and attachment in engine._modules and begun.wait(60):    # in the second delivery
                 engine.detach(attachment)
                 go.set()
 
@@ -726,7 +726,7 @@ def test_an_engine_that_is_let_go_ends_its_threads(demo_capture):
     assert len(threads) == 1
     del engine, attachment
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -755,7 +755,7 @@ def test_processors_that_cannot_be_had(demo_capture):
             with pytest.raises(flowos.UsageError, match=why):
                 engine.attach(Join(), threads=threads, cpus=cpus)
         for thread in set(threading.enumerate()) - before:
-            thread.join(20)
+            thread.join(60)
             assert not thread.is_alive()
         engine.run()
         assert engine.statistics()["packets"]

@@ -442,7 +442,7 @@ def tshark_strings(tshark, path):
     done = subprocess.run(
         [tshark, "-r", str(path), "-Y", "tls.handshake.type in {1,2}", "-T", "fields", "-e", "tcp.stream",
          "-e", "tls.handshake.ja3_full", "-e", "tls.handshake.ja3s_full"], capture_output=True, text=True,
-        timeout=120, check=False)
+        timeout=300, check=False)
     strings = collections.defaultdict(list)
     for line in done.stdout.splitlines():
         stream, *found = line.split("\t")

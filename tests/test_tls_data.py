@@ -104,7 +104,7 @@ def test_tshark_opens_the_same(streams, tshark):
     command = [tshark, "-r", str(CAPTURE), "-q", "-o", f"tls.keylog_file:{KEYS}"]
     for number in STREAMS:
         command += ["-z", f"follow,tls,raw,{number}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     theirs, pieces = {}, None
     for line in done.stdout.splitlines():
         if match := re.match(r"Filter: tcp\.stream eq (\d+)", line):

@@ -176,5 +176,5 @@ def test_rates_of_another_daemon_begin_at_zero():
     ("", ["--interval", "0"], 2, "top: --interval 0: expected 0.05 to 3600 seconds")])
 def test_what_is_wrong_is_said(before, words, code, said):
     done = subprocess.run([sys.executable, "-c", f"import sys; {before}\nfrom flowos.cli import main; sys.exit(main())", "top", *words],
-                          cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+                          cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stderr) == (code, f"flowos: {said}\n")

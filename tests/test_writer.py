@@ -89,7 +89,7 @@ def test_tshark_reads_what_was_written(tmp_path, tshark, name):
             link = 1 if name == "x.pcap" else source.choice([1, 113, 276])
             writer.write(TIME + i, source.randbytes(i), i + i % 2, link, i % 3)
     shown = subprocess.run([tshark, "-r", path, "-T", "fields", "-e", "frame.time_epoch", "-e", "frame.cap_len", "-e",
-                            "frame.len"], capture_output=True, text=True, timeout=60, check=True).stdout
+                            "frame.len"], capture_output=True, text=True, timeout=300, check=True).stdout
     assert shown.split() == [text for i in range(300) for text in (
         f"{(TIME + i) // 10**9}.{(TIME + i) % 10**9}", str(i), str(i + i % 2))]
 
@@ -109,7 +109,7 @@ def test_interface_names(tmp_path, tshark):
         assert [i["name"] for i in port.interfaces] == ["left", "right éü", ""]
         assert [i["resolution"] for i in port.interfaces] == [9] * 3
     shown = subprocess.run([tshark, "-r", path, "-T", "fields", "-e", "frame.interface_name"], capture_output=True,
-                           text=True, timeout=60, check=True).stdout
+                           text=True, timeout=300, check=True).stdout
     assert shown.splitlines()[:2] == ["right éü", "left"]
     with CaptureWriter(tmp_path / "y.pcap") as writer:
         with pytest.raises(UsageError, match="describes no interfaces"):
@@ -230,7 +230,7 @@ def test_signals_leave_whole_records(tmp_path, number):
     while not path.exists() or path.stat().st_size < 3 << 20:
         time.sleep(0.01)
     child.send_signal(number)
-    child.communicate(timeout=60)
+    child.communicate(timeout=300)
     packets, damaged, cut = read_plainly(path.read_bytes())
     assert not damaged and len(packets) > 1000
     assert not cut or number == signal.SIGKILL    # killed inside the system call, it may end anywhere
@@ -247,7 +247,7 @@ def test_ctrl_c_while_a_fifo_is_full(tmp_path):
         until(lambda: unread(file) and asleep(child.pid), "it waits, its buffer and the pipe full")
         child.send_signal(signal.SIGINT)
         data = file.read()
-    assert b"KeyboardInterrupt" in child.communicate(timeout=60)[1]
+    assert b"KeyboardInterrupt" in child.communicate(timeout=300)[1]
     packets, damaged, cut = read_plainly(data)
     assert not damaged and not cut and len(packets) > 1000
     assert all(p.ts == i and p.len == i % 1500 for i, p in enumerate(packets))
@@ -256,7 +256,7 @@ def test_ctrl_c_while_a_fifo_is_full(tmp_path):
 def test_standard_output(tmp_path):
     program = ("from flowos.core.writer import CaptureWriter\nwriter = CaptureWriter('-')\n"
                "writer.write(5, b'abc')\nwriter.flush()\nwriter.write(6, b'def')\nwriter.close()\n")
-    data, errors = start(program, stdout=subprocess.PIPE).communicate(timeout=60)
+    data, errors = start(program, stdout=subprocess.PIPE).communicate(timeout=300)
     assert not errors
     assert [(p.ts, p.data) for p in read_plainly(data)[0]] == [(5, b"abc"), (6, b"def")]
 

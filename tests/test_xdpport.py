@@ -541,7 +541,7 @@ def test_a_transfer_through_an_engine_in_line(netns, offloads):
                                    capture_output=True, text=True, timeout=PATIENCE, check=False)
     finally:
         engine.stop()
-        runner.join(10)
+        runner.join()
         listener.close()
     assert digest.digest() == hashlib.sha256(content).digest()
     assert " 3 received" in pings.stdout

@@ -22,11 +22,14 @@ def until(condition, what, patience=PATIENCE, pause=0.005):
 
 def asleep(pid):
     """Say whether a process waits for something, all its threads, and goes on waiting for a while."""
-    for _ in range(10):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            if (task / "stat").read_text().rpartition(")")[2].split()[0] != "S":
-                return False
-        time.sleep(0.005)
+    try:
+        for _ in range(10):
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                if (task / "stat").read_text().rpartition(")")[2].split()[0] != "S":
+                    return False
+            time.sleep(0.005)
+    except (FileNotFoundError, ProcessLookupError):       # a thread has ended, or all of it
+        return False
     return True
 
 

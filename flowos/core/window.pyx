@@ -1340,7 +1340,7 @@ cdef class Window:
             at = self.marks[k].at
             n = self.segs[k].n
             if self.marks[k].inserted:
-                if at.off < start or at.off > end or (at.off == end > start and self.follows_at(end, k)):
+                if at.off < start or at.off > end or (at.off == end and self.follows_at(start, end, k)):
                     continue
                 low[0] = min(low[0], self.segs[k].at)
                 high[0] = self.segs[k].at + n
@@ -1349,11 +1349,13 @@ cdef class Window:
                 high[0] = self.segs[k].at + min(n, end - at.off)
         return 0
 
-    cdef bint follows_at(self, uint64_t end, uint32_t k) noexcept:
-        """Do bytes put in at a unit's end, segment k, belong to the next unit?"""
+    cdef bint follows_at(self, uint64_t start, uint64_t end, uint32_t k) noexcept:
+        """Do bytes put in at the end of a unit, segment k, belong to another unit?"""
         if self.lvl == LEVEL_DECODER:
-            return k + 1 < self.seg_count and not self.marks[k + 1].inserted
-        return end < self.limit.off or self.core.c.table.conns[self.index].key.proto != 6
+            return start < end and k + 1 < self.seg_count and not self.marks[k + 1].inserted
+        if self.core.c.table.conns[self.index].key.proto != 6:
+            return start < end                # datagrams: to the next one
+        return end < self.limit.off or (start == end and self.segs[k].at > 0)     # a FIN: they are its, if none is before it
 
     cdef uint64_t place_of(self, uint64_t start) except? 0xffffffffffffffff:
         """Where a unit that begins at an original offset begins in the window's own coordinates."""

@@ -114,5 +114,9 @@ def test_shipped_editors_let_pass_what_is_tunnelled(tmp_path):
     packets = [(ts, build.ethernet(build.ipv4(*ends, 4, frame[14:]))) for ts, frame, *_ in records(talk)]
     strip = find_module("http_strip")(b"SECRET", identity=True)
     modules = [*strip.companions(), strip, find_module("http_header")(remove=["Cookie"]),
-               find_module("replace")(b"SECRET", b"***", "tcp")]
-    assert run(tmp_path, packets, *modules) == [frame for _, frame in packets]
+               find_module("replace")(b"SECRET", b"***", "tcp"), find_module("rate_limit")(1, 1)]
+    firewall, records_of = find_module("firewall")(default="drop"), []
+    firewall.emit = records_of.append
+    assert run(tmp_path, packets, *modules, firewall) == [frame for _, frame in packets]
+    # Of the two connections the tunnel itself can be dropped, had it not brought what it holds along.
+    assert firewall.counts["drop"] == len(records_of)

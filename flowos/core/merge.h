@@ -768,6 +768,8 @@ static int fos_merge_next_parked(fos_core *core, fos_lane *lane, int dir, uint64
             uint64_t off = h->flags & FOS_HALF_STARTED ? fos_raw_offset(h, fos_be32(t->frame + t->l4 + 4), w->gone) : FOS_ALL;
             if (off > w->gone || fos_merge_edits_wait(lane, w, off)) return 0;
             if (lane->away && off == fos_way_limit(w, lane->stage_count)) return 0;
+            const fos_unit *u = h->stream ? fos_stream_unit(h->stream, w->next_unit) : NULL;
+            if (u && u->packet < t->number) return 0;    /* one that contradicts the bytes that came before it does not overtake them */
         }
         if ((t->flags & FOS_TRANSIT_OFF) && t->paylen && lane->writes && t->off >= 0 && (uint64_t)t->off + t->paylen > w->gone &&
             (h->ooo || (uint64_t)t->off + t->paylen <= h->next)) return 0;

@@ -48,15 +48,13 @@ class Firewall(Module):
     def opened(self, connection):
         rule = next((rule for rule in self.rules if connection.matches(rule.match)), None)
         action = self.default if rule is None else rule.action
-        self.counts[action] += 1
         if rule is not None:
             rule.hits += 1
+        if action != "pass" and not (connection.drop() if action == "drop" else connection.reset()):
+            action = "pass"                            # what is tunnelled shares its frames with others
+        self.counts[action] += 1
         if action == "pass":
             return
-        if action == "drop":
-            connection.drop()
-        else:
-            connection.reset()
         self.emit({"ts": connection.first_ns, **ends(connection), "action": action, "rule": rule and rule.text})
 
 

@@ -42,6 +42,8 @@ class HttpHeader(Module):
             raise UsageError("http_header: nothing to do: expected set, add or remove")
 
     def process(self, window):
+        if not window.writable:            # tunnelled: it passes as it is
+            return
         lines, blank = field_lines(window.data)
         if self.host and not any(line.name == b"host" and line.value.lower() == self.host for line in lines):
             return

@@ -41,6 +41,8 @@ class HttpStrip(Module):
         return [AskIdentity()] if self.identity else []
 
     def process(self, window):
+        if not window.writable:                                # tunnelled: it passes as it is
+            return
         for match in window.find(self.pattern):
             window.delete(match)
         window.release(keep=window.partial(self.pattern))      # only a suffix that may still become a match
@@ -54,6 +56,8 @@ class AskIdentity(Module):
     mode = RDWR
 
     def process(self, window):
+        if not window.writable:
+            return
         lines, blank = field_lines(window.data)
         asked = [line for line in lines if line.name == FIELD]
         for line in asked[1:]:

@@ -36,7 +36,7 @@ class Replace(Module):
         self.resizes = len(pattern) != len(replacement)
 
     def process(self, window):
-        if window.direction == self.spared:
+        if window.direction == self.spared or not window.writable:
             return
         for match in window.find(self.pattern):
             window.replace(match, self.replacement)

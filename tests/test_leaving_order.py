@@ -14,13 +14,13 @@ class Keeper(flowos.Module):
         window.release(keep=0 if window.complete else min(1, window.length))
 
 
-def left(folder, packets, **config):
+def left(folder, packets, module=None, **config):
     """Run records past a Keeper; give the frames that came, and the packets that left."""
     target = folder / "out.pcap"
     with flowos.Engine(flowos.Config.offline(**config)) as engine:
         engine.add_port(save(folder, packets))
         engine.add_output(target)
-        engine.attach(Keeper())
+        engine.attach(module or Keeper())
         engine.run()
         engine._check()
     return [frame for _, frame, *_ in packets], read_packets(target)
@@ -46,3 +46,18 @@ def test_a_connection_whose_ports_a_new_one_takes(tmp_path):
         assert [frame for _, frame in there] == came, batch
         times = [ts for ts, _ in there]
         assert times == sorted(times), batch
+
+
+class Writer(Keeper):
+    """Holds likewise, and might edit."""
+
+    mode = flowos.RDWR
+
+
+def test_a_fin_that_contradicts_the_bytes_before_it(tmp_path):
+    """It stands where held bytes begin, and came after them: it does not end the stream in front of them."""
+    talk = Talk().open().a(0, b"hello", ack=0).b(0, ack=0).a(0, ack=0, flags="F").b(0, ack=1).a(0, ack=0, flags="R")
+    for batch in (1, 2, 256):
+        came, there = left(tmp_path, records(talk), Writer(), batch=batch)
+        sent = [[frame for frame in frames if frame[26:30] == bytes([10, 0, 0, 1])] for frames in (came, [frame for _, frame in there])]
+        assert sent[0] == sent[1] and len(there) == len(came), batch

@@ -157,6 +157,8 @@ static int fos_stage_run(const fos_edits *in, fos_at *at, fos_at to, uint64_t *s
     if (!in) in = &none;
     uint32_t i = at->off ? fos_edits_above(in, at->off - 1) : in->first;
     uint64_t acc = 0;
+    if (i > in->first && in->items[i - 1].pos + in->items[i - 1].removed > at->off)      /* a unit that begins among bytes taken away */
+        *at = (fos_at){in->items[i - 1].pos + in->items[i - 1].removed, 0};
     for (;;) {
         if (i < in->end && in->items[i].pos == at->off) {
             const fos_edit *e = &in->items[i];

@@ -360,6 +360,8 @@ cdef uint64_t input_offset(const fos_edits *e, fos_at at):
         if e.items[i].pos >= at.off:
             delta = e.items[i].delta
             break
+        if e.items[i].pos + e.items[i].removed > at.off:      # among bytes taken away: where these stood
+            return e.items[i].pos + <uint64_t>e.items[i].delta + e.items[i].inserted
     return at.off + <uint64_t>delta + at.skip
 
 

@@ -425,7 +425,8 @@ static void fos_merge_tcp_unit(fos_core *core, fos_lane *lane, int dir, const fo
         }
         if (fin || u->kind == FOS_UNIT_FIN) flags |= FOS_TCP_FIN;
         int news = r.acks && (!w->acked || r.final > w->acked_out);
-        if (!total && !(flags & (FOS_TCP_FIN | FOS_TCP_SYN | FOS_TCP_RST)) && !news) FOS_COUNT(&core->counters, merged_emptied);
+        came.lent = (u->flags & FOS_UNIT_SAME_DATAGRAM) != 0;     /* its packet was counted with the piece before */
+        if (!total && !(flags & (FOS_TCP_FIN | FOS_TCP_SYN | FOS_TCP_RST)) && !news) FOS_COUNT_N(&core->counters, merged_emptied, !came.lent);
         else {
             if (!total && !(flags & FOS_TCP_FIN)) flags &= (uint8_t)~FOS_TCP_PSH;
             fos_merge_build(core, lane, dir, &came, &r, flags, segs, count, total, u->len, ts);
@@ -653,6 +654,7 @@ static int fos_merge_bare_syn(fos_core *core, fos_lane *lane, int dir, const fos
     fos_way *w = &lane->way[dir];
     fos_respun r = {.seq = fos_be32(u->frame + u->l4 + 4), .ack = fos_be32(u->frame + u->l4 + 8)};
     fos_came came = fos_came_of_unit(w, u);
+    came.lent = 1;                            /* the packet that came is the one with the data */
     fos_merge_build(core, lane, dir, &came, &r, (uint8_t)(u->frame[u->l4 + 13] & ~FOS_TCP_FIN), NULL, 0, 0, 0, ts);
     w->next_unit++;
     return 1;
@@ -739,7 +741,7 @@ static int fos_merge_next_unit(fos_core *core, fos_lane *lane, int dir, uint64_t
     } else fos_merge_datagram(core, lane, dir, u, ts);
     w->gone = u->off + u->len;
     w->next_unit += fin || data ? 2 : 1;
-    if (FOS_UNLIKELY(w->early != NULL) && u->flags & FOS_UNIT_WAITED) fos_merge_not_early(core, w, u->packet);
+    if (FOS_UNLIKELY(w->early != NULL) && u->flags & FOS_UNIT_WAITED && u->kind != FOS_UNIT_GAP) fos_merge_not_early(core, w, u->packet);
     return 1;
 }
 
@@ -766,6 +768,8 @@ static int fos_merge_next_parked(fos_core *core, fos_lane *lane, int dir, uint64
             uint64_t off = h->flags & FOS_HALF_STARTED ? fos_raw_offset(h, fos_be32(t->frame + t->l4 + 4), w->gone) : FOS_ALL;
             if (off > w->gone || fos_merge_edits_wait(lane, w, off)) return 0;
             if (lane->away && off == fos_way_limit(w, lane->stage_count)) return 0;
+            const fos_unit *u = h->stream ? fos_stream_unit(h->stream, w->next_unit) : NULL;
+            if (u && u->packet < t->number) return 0;    /* one that contradicts the bytes that came before it does not overtake them */
         }
         if ((t->flags & FOS_TRANSIT_OFF) && t->paylen && lane->writes && t->off >= 0 && (uint64_t)t->off + t->paylen > w->gone &&
             (h->ooo || (uint64_t)t->off + t->paylen <= h->next)) return 0;

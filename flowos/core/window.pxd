@@ -127,6 +127,9 @@ cdef class Window:
     cdef uint64_t index_of(self, offset, what) except? 0xffffffffffffffff
     cdef fos_at place(self, uint64_t i, bint behind)
     cdef void reset(self) noexcept
+    cdef int put_missing(self, uint64_t start, uint64_t end) except -1
+    cdef bint follows_at(self, uint64_t start, uint64_t end, uint32_t k) noexcept
+    cdef uint64_t place_of(self, uint64_t start) except? 0xffffffffffffffff
 
 
 cdef uint64_t bits_of(object kinds)

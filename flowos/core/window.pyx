@@ -274,8 +274,11 @@ cdef class DataUnit:
         """Give the stream offset of the first byte.
 
         At the levels frame and ip it is that of the transport's first byte, whose record they share;
-        in a flow that has modules at these levels only, it counts the bytes behind the IP headers.
+        in a flow that has modules at these levels only, it counts the bytes behind the IP headers.  In a
+        call, behind an editor, it counts what that one made of the stream, as the window's `head` does.
         """
+        if self.through() and self.lvl != LEVEL_DECODER and self.lens.input != NULL:
+            return self.lens.place_of(self.u.off)
         return self.u.off
 
     @property
@@ -288,6 +291,8 @@ cdef class DataUnit:
     @property
     def end(self):
         """Give the stream offset behind the last byte."""
+        if self.through() and self.lvl != LEVEL_DECODER and self.lens.input != NULL:
+            return self.offset + self.length
         return self.u.off + self.u.len
 
     @property
@@ -809,8 +814,11 @@ cdef class Window:
                 u = &chunk.units[i - chunk.base]
                 if u.off + u.len <= start or not u.len:
                     continue
-                if u.off >= end or u.off > start:
+                if u.off >= end:
                     break
+                if u.off > start:
+                    self.put_missing(start, u.off)
+                    start = u.off
                 at.off = start
                 at.skip = 0
                 bytes = block = NULL
@@ -823,11 +831,16 @@ cdef class Window:
                 if start == end:
                     return 0
             chunk = chunk.next
-        if start < end:                       # offsets that no unit has: a snap length cut them off
-            at.off = start
-            at.skip = 0
-            self.put(NULL, end - start, at, NULL, False)
+        if start < end:
+            self.put_missing(start, end)
         return 0
+
+    cdef int put_missing(self, uint64_t start, uint64_t end) except -1:
+        """Append offsets that no unit has: a snap length cut them off datagrams."""
+        cdef fos_at at
+        at.off = start
+        at.skip = 0
+        return self.put(NULL, end - start, at, NULL, False)
 
     cdef int put_input(self, fos_at *at, fos_at to) except -1:
         """Append what lies between two places of the stage's input."""
@@ -917,6 +930,7 @@ cdef class Window:
         cdef fos_unit *u
         cdef fos_chunk *chunk = NULL
         cdef fos_at at, to
+        cdef uint64_t passed
         if self.built:
             return 0
         self.built = True
@@ -950,6 +964,7 @@ cdef class Window:
                 if at.off <= to.off:
                     self.put_input(&at, to)
             return 0
+        passed = self.begin.off
         for i in range(self.first, self.stop):
             if self.made is not None:
                 data = self.made[i].data
@@ -959,6 +974,9 @@ cdef class Window:
                     self.put_made(data, at)
                 continue
             u = fos_stream_walk(self.stream, &chunk, i)
+            if self.lvl == LEVEL_TRANSPORT and u.off > passed:
+                self.put_missing(passed, u.off)
+            passed = u.off + u.len
             if not u.len:
                 continue
             at.skip = 0
@@ -973,6 +991,8 @@ cdef class Window:
                     if u.flags & FOS_UNIT_OWNED:
                         block = u.frame
                 self.put(bytes, u.len, at, block, False)
+        if self.lvl == LEVEL_TRANSPORT and self.made is None and self.limit.off > passed:
+            self.put_missing(passed, self.limit.off)
         return 0
 
     cdef uint64_t size(self) except? 0xffffffffffffffff:
@@ -1344,7 +1364,7 @@ cdef class Window:
             at = self.marks[k].at
             n = self.segs[k].n
             if self.marks[k].inserted:
-                if at.off < start or at.off > end or (at.off == end and k + 1 < self.seg_count and not self.marks[k + 1].inserted):
+                if at.off < start or at.off > end or (at.off == end and self.follows_at(start, end, k)):
                     continue
                 low[0] = min(low[0], self.segs[k].at)
                 high[0] = self.segs[k].at + n
@@ -1352,6 +1372,25 @@ cdef class Window:
                 low[0] = min(low[0], self.segs[k].at + (start - at.off if start > at.off else 0))
                 high[0] = self.segs[k].at + min(n, end - at.off)
         return 0
+
+    cdef bint follows_at(self, uint64_t start, uint64_t end, uint32_t k) noexcept:
+        """Do bytes put in at the end of a unit, segment k, belong to another unit?"""
+        if self.lvl == LEVEL_DECODER:
+            return start < end and k + 1 < self.seg_count and not self.marks[k + 1].inserted
+        if self.core.c.table.conns[self.index].key.proto != 6:
+            return start < end                # datagrams: to the next one
+        return end < self.limit.off or (start == end and self.segs[k].at > 0)     # a FIN: they are its, if none is before it
+
+    cdef uint64_t place_of(self, uint64_t start) except? 0xffffffffffffffff:
+        """Where a unit that begins at an original offset begins in the window's own coordinates."""
+        cdef uint32_t k
+        cdef fos_at at
+        self.size()
+        for k in range(self.seg_count):
+            at = self.marks[k].at
+            if at.off >= start or (not self.marks[k].inserted and at.off + self.segs[k].n > start):
+                return self.offset + self.segs[k].at + (start - at.off if start > at.off else 0)
+        return self.offset + self.size()
 
     cdef bint edited(self, uint64_t start, uint64_t end) except? True:
         """Does an edit of this call lie in the unit that covers the original bytes [start, end)?"""

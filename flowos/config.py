@@ -41,8 +41,8 @@ class Config:
     timeout_answered: float = 3_600.0       # ... both directions seen
     timeout_icmp: float = 3_600.0
 
-    reassembly_bytes: int = 1 << 20         # waiting for earlier bytes, per direction
-    reassembly_pieces: int = 1024           # ... in so many pieces
+    reassembly_bytes: int = 8 << 20         # waiting for earlier bytes, per direction: more than Linux's largest buffer (6 MiB)
+    reassembly_pieces: int = 4096           # ... in so many pieces: the walk over them is what one segment may cost
     reassembly_total: int = 256 << 20       # ... over all connections
     gap_packets: int = 32                   # packets of patience with a hole that the receiver acknowledged
     gap_seconds: float = 120.0              # ... with any hole: retransmission timers back off to 64 s and beyond

@@ -16,6 +16,7 @@ from conversations import (
 from flowos import Config, Engine, Module
 from models import build
 from models.build import A, B, START_NS
+from models.engine import run_pcap
 from models.talk import Talk
 
 SECOND = 1000 * MILLISECOND
@@ -171,6 +172,16 @@ def holes(count, size=1000):
     for i in range(count):
         talk.a(1 + i * size, bytes([i & 255]) * size, ack=0)
     return records(talk)
+
+
+def test_a_whole_window_may_wait_for_its_first_segment():
+    data = bytes(range(256)) * (12 << 10)            # 3 MiB: what Linux offers when half of 6 MiB (tcp_rmem) is for data
+    talk = Talk().open()
+    for at in [*range(1400, len(data), 1400), 0]:
+        talk.a(at, data[at:at + 1400], ack=0)
+    result = run_pcap(build.pcap([build.tcp_record(packet) for packet in talk.packets]))
+    assert result["connections"][0]["a_to_b"]["items"] == [("data", 0, data)]
+    assert result["counters"]["tcp_gaps"] == 0
 
 
 @pytest.mark.parametrize("config, counter", [({"reassembly_bytes": 10_000}, "tcp_gap_by_limit"),

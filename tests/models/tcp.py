@@ -42,8 +42,8 @@ class Config:
     policy: str = "first"
     gap_packets: int = 32
     gap_seconds: float = 120
-    reassembly_bytes: int = 1 << 20
-    reassembly_pieces: int = 1024
+    reassembly_bytes: int = 8 << 20
+    reassembly_pieces: int = 4096
 
 
 class Byte(NamedTuple):

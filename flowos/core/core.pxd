@@ -126,6 +126,7 @@ cdef extern from "loop.h" nogil:
     ctypedef struct fos_stream:
         fos_chunk *first
         fos_chunk *last
+        fos_chunk *cursor
         uint64_t head_index
         uint64_t tail_index
         uint64_t head_off

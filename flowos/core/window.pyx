@@ -633,7 +633,7 @@ cdef class Window:
             self.own.first = chunk.next
             free(chunk)
             chunk = self.own.first
-        self.own.last = NULL
+        self.own.last = self.own.cursor = NULL
 
     cdef void reset(self) noexcept:
         """Forget what the last call was about."""

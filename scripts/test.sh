@@ -12,7 +12,7 @@ CHECKED=(-q -m 'not slow and not live and not soak')
 UNCHECKED='test_(docs|layers|packaging|migration.*|allocation.*|balancing_page|offload_page|parity|daemon.*|man|top|metrics)\.py'
 # A round that hangs ends as if by Ctrl-C, so that it tells where.  Half an hour is much, but where others compute
 # beside it a round has taken that; which test hangs is in its log after ten minutes (faulthandler_timeout).
-LIMIT=${ROUND_SECONDS:-7200}
+LIMIT=${ROUND_SECONDS:-3600}
 names=() results=() times=() passed=0 failed=0 skipped=0
 
 count() { grep -oE "[0-9]+ $2" <<<"$1" | tail -n 1 | grep -oE '[0-9]+' || echo 0; }

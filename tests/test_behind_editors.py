@@ -1,23 +1,14 @@
 """What modules see behind an editor, and behind what a snap length cut off: units, offsets, windows."""
 import flowos
-from conversations import datagram, records, save
+from conversations import datagram, records, run_in_line
 from flowos.registry import find_module
-from flowos.testing import read_packets
 from models import build
 from models.talk import Talk
 
 
 def run(folder, packets, *modules, **config):
     """Run records through modules in line; give what left."""
-    target = folder / "out.pcap"
-    with flowos.Engine(flowos.Config.offline(**config)) as engine:
-        engine.add_port(save(folder, packets))
-        engine.add_output(target)
-        for module in modules:
-            engine.attach(module)
-        engine.run()
-        engine._check()
-    return [frame for _, frame in read_packets(target)]
+    return [frame for _, frame in run_in_line(folder, packets, *modules, **config)[0]]
 
 
 class Edit(flowos.Module):

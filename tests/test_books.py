@@ -2,24 +2,15 @@
 import pytest
 
 import flowos
-from conversations import datagram, in_fragments, records, save
+from conversations import datagram, in_fragments, records, run_in_line
 from flowos.cli.run_report import books
-from flowos.testing import read_packets
 from models.talk import Talk
 
 
 def run(folder, packets, *modules, **config):
     """Run records through modules in line: what left, and the counters; the books are checked."""
-    target = folder / "out.pcap"
-    with flowos.Engine(flowos.Config.offline(isolate=True, **config)) as engine:
-        engine.add_port(save(folder, packets))
-        engine.add_output(target)
-        for module in modules:
-            engine.attach(module)
-        engine.run()
-        engine._check()
-    counters = engine.statistics()
-    told, left = books(counters), read_packets(target)
+    left, counters = run_in_line(folder, packets, *modules, isolate=True, **config)
+    told = books(counters)
     assert told["left"] == len(left) == sum(told[way] for way in ("unchanged", "rewritten", "edited", "made"))
     assert counters["packets"] + told["made"] == told["left"] + sum(told["stayed"].values()), told
     return left, counters

@@ -12,6 +12,7 @@ import pytest
 import flowos
 from anomalies import anomalies, new_anomalies
 from conversations import datagram, in_fragments, records, save
+from conversations import run_in_line as run
 from editscript import Edit, Scripted, edited
 from flowos.packets import valid
 from flowos.testing import read_packets, read_streams
@@ -21,20 +22,6 @@ from models.talk import Talk
 
 FIN, SYN, RST, ACK = 1, 2, 4, 16
 A6, B6 = build.A6, build.B6
-
-
-def run(folder, packets, *modules, **config):
-    """Run records through modules in line; give what left as (ts, frame) and the engine's counters."""
-    source, target = save(folder, packets), folder / "out.pcap"
-    with flowos.Engine(flowos.Config.offline(**config)) as engine:
-        engine.add_port(source)
-        engine.add_output(target)
-        for module in modules:
-            engine.attach(module)
-        engine.run()
-        engine._check()
-        counters = engine.statistics()
-    return read_packets(target), counters
 
 
 def left(folder, talk, forth=(), back=(), ends=(build.A, build.B), modules=None, **config):
